@@ -1,0 +1,73 @@
+"""What can go wrong, as a person should read it.
+
+::
+
+    UssBenchError
+    ├── UsageError         exit 2   a wrong name, option or parameter: the command must change
+    ├── RunError           exit 1   the command was right and the work failed
+    │   ├── DataError               a file is missing, unreadable or not what it claims to be
+    │   ├── ContractError           a plugin broke the contract of `uss_bench.contracts`
+    │   └── Diverged                a training loss became NaN or infinite
+    └── RegressionError    exit 3   a number moved that should not have
+
+Every error says *what* happened and, as `hint`, what to do about it. The command line prints both
+and keeps the traceback for ``--debug``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UssBenchError(Exception):
+    """Base of every error that uss-bench raises on purpose.
+
+    Args:
+        what: one sentence, naming the file, option or value concerned.
+        hint: what the reader can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.hint}" if self.hint else self.what
+
+
+class UsageError(UssBenchError):
+    exit_code = 2
+
+
+class RunError(UssBenchError):
+    exit_code = 1
+
+
+class DataError(RunError):
+    pass
+
+
+class ContractError(RunError):
+    pass
+
+
+class Diverged(RunError):
+    pass
+
+
+class RegressionError(UssBenchError):
+    exit_code = 3
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """Return "Did you mean 'x'?" and the known names, for the hint of a wrong name."""
+    names = sorted(known)
+    close = difflib.get_close_matches(wrong, names, n=2, cutoff=0.5)
+    listing = f"Known: {', '.join(names)}." if names else "None are known."
+    if not close:
+        return listing
+    return f"Did you mean {' or '.join(repr(name) for name in close)}? {listing}"

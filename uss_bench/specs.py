@@ -1,0 +1,140 @@
+"""What a plugin says about itself in its ``spec.toml``, readable without importing the plugin.
+
+A plugin is a folder with a ``spec.toml`` and the Python files that its ``entry`` names. Unknown keys
+and wrong types are errors that name the path of the key, so that a spec cannot say something that
+nothing reads.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+
+import msgspec
+
+from uss_bench.errors import DataError
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+Kind = Literal["methods", "datasets", "backbones"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+Name = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME.pattern}$", max_length=64)]
+Colour = tuple[int, int, int]
+
+
+class Paper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    title: str
+    authors: str
+    venue: str
+    year: int
+    url: str = ""
+
+
+class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Published or recommended parameters, applied when a run matches `when`, or by ``--preset``."""
+
+    name: Name
+    params: dict[str, Any]
+    when: dict[Literal["dataset", "backbone"], str] = {}
+    note: str = ""
+
+
+class ClassSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    colour: Colour
+    kind: Literal["thing", "stuff"] | None = None
+    values: list[int | Colour] = []
+    """What label files hold for this class: grey values or RGB colours; default: its own position."""
+
+
+class PluginSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every plugin states."""
+
+    kind: ClassVar[Kind]
+
+    name: Name
+    title: str
+    summary: str
+    entry: str
+    """``file:object``, the file being a module of the plugin's own folder."""
+    overrides: bool = False
+    """Replace a plugin of the same name from a later source; without it a clash is an error."""
+    licence: str = ""
+    source: str = ""
+    notes: list[str] = []
+
+
+class MethodSpec(PluginSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    kind: ClassVar[Kind] = "methods"
+
+    inputs: list[str]
+    """Inputs of `Method.embed`: ``image``, ``aux:NAME``, or any facet of the backbone."""
+    paper: Paper | None = None
+    alpha: float | None = None
+    """Overrides the protocol's softmax temperature; the record says so."""
+    presets: list[Preset] = []
+
+    @property
+    def facets(self) -> list[str]:
+        """The inputs that come from a backbone."""
+        return [name for name in self.inputs if name != "image" and not name.startswith("aux:")]
+
+
+class DatasetSpec(PluginSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    kind: ClassVar[Kind] = "datasets"
+
+    train_split: str = "train"
+    test_split: str = "test"
+    five_crop: bool = False
+    """Whether the lineage trains on five half-size crops of this dataset."""
+    default_backbone: str = ""
+    classes: list[ClassSpec] = []
+
+
+class BackboneSpec(PluginSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    kind: ClassVar[Kind] = "backbones"
+
+    params: dict[str, Any] = {}
+    """Keyword arguments of the entry, fixed by this spec."""
+    trained_on: str = ""
+    url: str = ""
+    sha256: str = ""
+
+
+SPEC_TYPES: dict[Kind, type[PluginSpec]] = {
+    "methods": MethodSpec,
+    "datasets": DatasetSpec,
+    "backbones": BackboneSpec,
+}
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may be a plugin's name; a name is always safe as part of a file name."""
+    return _NAME.fullmatch(text) is not None and len(text) <= 64
+
+
+def read_spec(path: Path, kind: Kind) -> PluginSpec:
+    """Read and check a ``spec.toml``.
+
+    Raises:
+        DataError: when the file is missing or malformed, naming the wrong key by its path.
+    """
+    return decode_toml(path, SPEC_TYPES[kind])
+
+
+def decode_toml(path: Path, as_type: type[S]) -> S:
+    """Read a TOML file as the struct `as_type`, with errors that name the file and the key."""
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), as_type)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path} is not TOML: {error}.") from None
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: {error}.") from None
