@@ -139,9 +139,7 @@ class Backbone(Protocol):
 
     def to(self, device: torch.device) -> Backbone: ...
 
-    def __call__(
-        self, images: Tensor, facets: Sequence[str], *, grad: bool = False
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Tensor]:
         """Return the `facets` of `images`, float32 (B, 3, H, W) in [0, 1].
 
         With `grad` the result is attached to the graph of `images` and of the attention, so that
@@ -211,7 +209,9 @@ class Context(Protocol):
     def features(self, facets: Sequence[str] = ("tokens",)) -> Features: ...
 
     def derived(
-        self, name: str, build: Callable[[Features], Mapping[str, np.ndarray]],
+        self,
+        name: str,
+        build: Callable[[Features], Mapping[str, np.ndarray]],
         facets: Sequence[str] = ("tokens",),
     ) -> dict[str, np.ndarray]:
         """Return arrays computed once from features and cached beside them (a kNN table).

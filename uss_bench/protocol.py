@@ -114,7 +114,9 @@ def get_protocol(text: str) -> Protocol:
         field, _, value = change.partition("=")
         if field not in fields or field in {"name", "version", "crf"}:
             changeable = sorted(set(fields) - {"name", "version", "crf"})
-            raise UsageError(f"Protocol '{name}' has no field '{field}' to change.", hint=did_you_mean(field, changeable))
+            raise UsageError(
+                f"Protocol '{name}' has no field '{field}' to change.", hint=did_you_mean(field, changeable)
+            )
         fields[field] = _parse_value(value)
     try:
         return msgspec.convert(fields, Protocol)
@@ -137,5 +139,5 @@ def default_protocol(patch: int) -> str:
             return name
     raise UsageError(
         f"No protocol has sides that are multiples of the backbone's patch of {patch} pixels.",
-        hint="Choose another backbone, or change the sides: --protocol 'stego320@1[eval_side=…,train_side=…]'.",
+        hint="Choose another backbone, or change the sides: 'stego320@1[eval_side=…,train_side=…]'.",
     )

@@ -10,13 +10,11 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import msgspec
 
 from uss_bench.errors import DataError
-
-S = TypeVar("S", bound=msgspec.Struct)
 
 Kind = Literal["methods", "datasets", "backbones"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -51,10 +49,10 @@ class ClassSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What label files hold for this class: grey values or RGB colours; default: its own position."""
 
 
-class PluginSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every plugin states."""
+class PluginSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """What every plugin states; the key ``kind`` says which of the three it is."""
 
-    kind: ClassVar[Kind]
+    group: ClassVar[Kind]
 
     name: Name
     title: str
@@ -68,8 +66,8 @@ class PluginSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     notes: list[str] = []
 
 
-class MethodSpec(PluginSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    kind: ClassVar[Kind] = "methods"
+class MethodSpec(PluginSpec, frozen=True, tag="method"):
+    group: ClassVar[Kind] = "methods"
 
     inputs: list[str]
     """Inputs of `Method.embed`: ``image``, ``aux:NAME``, or any facet of the backbone."""
@@ -84,8 +82,8 @@ class MethodSpec(PluginSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return [name for name in self.inputs if name != "image" and not name.startswith("aux:")]
 
 
-class DatasetSpec(PluginSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    kind: ClassVar[Kind] = "datasets"
+class DatasetSpec(PluginSpec, frozen=True, tag="dataset"):
+    group: ClassVar[Kind] = "datasets"
 
     train_split: str = "train"
     test_split: str = "test"
@@ -95,8 +93,8 @@ class DatasetSpec(PluginSpec, frozen=True, forbid_unknown_fields=True, kw_only=T
     classes: list[ClassSpec] = []
 
 
-class BackboneSpec(PluginSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    kind: ClassVar[Kind] = "backbones"
+class BackboneSpec(PluginSpec, frozen=True, tag="backbone"):
+    group: ClassVar[Kind] = "backbones"
 
     params: dict[str, Any] = {}
     """Keyword arguments of the entry, fixed by this spec."""
@@ -105,29 +103,27 @@ class BackboneSpec(PluginSpec, frozen=True, forbid_unknown_fields=True, kw_only=
     sha256: str = ""
 
 
-SPEC_TYPES: dict[Kind, type[PluginSpec]] = {
-    "methods": MethodSpec,
-    "datasets": DatasetSpec,
-    "backbones": BackboneSpec,
-}
-
-
 def is_name(text: str) -> bool:
     """Whether `text` may be a plugin's name; a name is always safe as part of a file name."""
     return _NAME.fullmatch(text) is not None and len(text) <= 64
 
 
-def read_spec(path: Path, kind: Kind) -> PluginSpec:
+def read_spec(path: Path) -> MethodSpec | DatasetSpec | BackboneSpec:
     """Read and check a ``spec.toml``.
 
     Raises:
         DataError: when the file is missing or malformed, naming the wrong key by its path.
     """
-    return decode_toml(path, SPEC_TYPES[kind])
+    spec: MethodSpec | DatasetSpec | BackboneSpec = decode_toml(path, MethodSpec | DatasetSpec | BackboneSpec)
+    return spec
 
 
-def decode_toml(path: Path, as_type: type[S]) -> S:
-    """Read a TOML file as the struct `as_type`, with errors that name the file and the key."""
+def decode_toml(path: Path, as_type: Any) -> Any:
+    """Read a TOML file as the struct (or union of structs) `as_type`.
+
+    Raises:
+        DataError: when the file is missing, is no TOML or does not fit, naming the file and the key.
+    """
     try:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), as_type)
     except FileNotFoundError:

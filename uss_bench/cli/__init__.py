@@ -1,0 +1,111 @@
+"""The command line. Commands are imported when they are used, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from uss_bench import __version__
+from uss_bench.errors import UssBenchError
+
+_COMMANDS = {
+    "run": "Train a method on unlabelled images, predict, refine, match, score and record.",
+    "ls": "List methods, datasets, backbones and protocols.",
+    "info": "Show all that is known of a method, dataset, backbone or protocol.",
+    "show": "Show records: all of them, or one in full.",
+    "eval": "Score label maps that were made elsewhere.",
+    "predict": "Label any folder of images with a recorded run.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"uss_bench.cli.{cmd_name}_command")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from uss_bench.errors import did_you_mean
+
+            raise click.UsageError(f"{error.message} {did_you_mean(args[0], _COMMANDS)}", ctx) from None
+
+
+EPILOG = """\b
+Start here:
+  uss-bench run --method smooseg --dataset toy3
+  uss-bench run --method dino --dataset folder --root PHOTOS --set clusters=8 \\
+                --backbone vit_small_patch14_dinov2
+  uss-bench show
+"""
+
+
+@click.group(
+    cls=_LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="uss-bench")
+def cli() -> None:
+    """Benchmark methods of unsupervised semantic segmentation.
+
+    Unlabelled images go in, score maps come out; clusters are matched to classes once, at the end.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 regression, 130 interrupted."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    debug = "--debug" in arguments or bool(os.environ.get("USS_BENCH_DEBUG"))
+    try:
+        outcome = cli.main(arguments, prog_name="uss-bench", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("Interrupted.", "What was finished is kept; the same command goes on from there.")
+        return 130
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has what it wanted; keep Python from flushing into the void.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UssBenchError as error:
+        if debug:
+            traceback.print_exc()
+        _complain(error.what, error.hint)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _complain(
+            f"An error that uss-bench did not foresee: {type(error).__name__}: {error}",
+            "Repeat the command with --debug for the traceback, and please report it.",
+        )
+        return 1
+
+
+def _complain(what: str, hint: str | None) -> None:
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {what}", err=True)
+    if hint:
+        click.echo(f"{click.style('  Try:', fg='yellow')} {hint}", err=True)

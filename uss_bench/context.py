@@ -1,0 +1,147 @@
+"""The context of one run: what `uss_bench.contracts.Context` promises a method, kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from uss_bench import progress
+from uss_bench.contracts import Context, Features, Method
+from uss_bench.errors import Diverged
+from uss_bench.features import FeatureReader, FeatureStore
+from uss_bench.geometry import Items
+from uss_bench.records import Phase
+
+T = TypeVar("T")
+
+
+class Clock:
+    """Seconds and peak memory per phase; an inner phase's time does not count for the outer one."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, Phase] = {}
+        self._inner: list[float] = []
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            own = elapsed - self._inner.pop()
+            if self._inner:
+                self._inner[-1] += elapsed
+            before = self.phases[name].seconds if name in self.phases else 0.0
+            self.phases[name] = Phase(seconds=before + own, peak_bytes=peak_memory())
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes; on CUDA the allocator's peak is added."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resident + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """Return a 63-bit seed that is independent for each purpose."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "big") >> 1
+
+
+class RunContext(Context):
+    """See `uss_bench.contracts.Context`.
+
+    Args:
+        method: the method in training, whose state `checkpoint` keeps.
+        items: the training items.
+        store: the feature store.
+        code: digest of the method's code, part of the name of derived arrays.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Method,
+        items: Items,
+        store: FeatureStore,
+        seed: int,
+        scratch: Path,
+        code: str,
+        clock: Clock,
+    ) -> None:
+        self.seed = seed
+        self.device = store.device
+        self.scratch = scratch
+        self.curves: dict[str, list[tuple[int, float]]] = {}
+        self.offers: list[tuple[int, Path]] = []
+        self._method = method
+        self._items = items
+        self._store = store
+        self._code = code
+        self._clock = clock
+        self._readers: dict[tuple[str, ...], FeatureReader] = {}
+
+    def log(self, message: str) -> None:
+        progress.log(message)
+
+    def progress(self, iterable: Iterable[T], *, total: int, label: str) -> Iterator[T]:
+        return progress.track(iterable, total=total, label=label)
+
+    def report(self, step: int, **scalars: float | Tensor) -> None:
+        for name, scalar in scalars.items():
+            value = float(scalar)
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"Training diverged: '{name}' is {value} at step {step}.",
+                    hint="Lower the learning rate, or standardise the features: --set standardize=true.",
+                )
+            self.curves.setdefault(name, []).append((step, value))
+
+    def checkpoint(self, step: int) -> None:
+        path = self.scratch / f"checkpoint-{step:08d}.safetensors"
+        save_file(portable_state(self._method), path)
+        self.offers.append((step, path))
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, purpose))
+
+    def features(self, facets: Sequence[str] = ("tokens",)) -> Features:
+        return self._reader(facets)
+
+    def derived(
+        self,
+        name: str,
+        build: Callable[[Features], Mapping[str, np.ndarray]],
+        facets: Sequence[str] = ("tokens",),
+    ) -> dict[str, np.ndarray]:
+        reader = self._reader(facets)
+        with self._clock.phase("extract"):
+            return reader.derived(name, self._code, build)
+
+    def backbone(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Tensor]:
+        return self._store.backbone(images.to(self.device), facets, grad=grad)
+
+    def _reader(self, facets: Sequence[str]) -> FeatureReader:
+        key = tuple(facets)
+        if key not in self._readers:
+            with self._clock.phase("extract"):
+                self._readers[key] = self._store.open(self._items, facets)
+        return self._readers[key]
+
+
+def portable_state(method: Method) -> dict[str, Tensor]:
+    """Return the method's state as contiguous CPU tensors that share no memory, as safetensors asks."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in method.state_dict().items()}

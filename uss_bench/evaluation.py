@@ -1,0 +1,260 @@
+"""Prediction and counting: what the harness does with a trained method, in constant memory.
+
+For each image: embed it and its mirror image, average the two codes, upsample the code bilinearly to
+pixels, classify, log-softmax(alpha × logits), dense CRF; then count raw and refined label maps
+against the ground truth. The order is the reference lineage's (`stego320@1`), and `Protocol` says
+what of it can be changed.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uss_bench import progress
+from uss_bench.contracts import Batch, Features, Labels, Method
+from uss_bench.crf import CrfPool
+from uss_bench.errors import ContractError, DataError
+from uss_bench.features import to_unit_range
+from uss_bench.geometry import Items, label_square, resize
+from uss_bench.protocol import Protocol
+from uss_bench.scoring import count
+
+PANEL_IMAGES = 12
+_TILE_VALUES = 32 * 2**20
+"""Values of upsampled code that one call of `classify` gets: 128 MB of float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Counts and kept maps of one evaluated state."""
+
+    clusters: int
+    raw: np.ndarray
+    """int64 (N, K, C); (N, K, 0) without labels."""
+    crf: np.ndarray
+    raw_maps: np.ndarray
+    """uint8 or uint16 (M, H, W) of the kept images."""
+    crf_maps: np.ndarray
+
+
+class Evaluator:
+    """Evaluates states of one method on one split.
+
+    Args:
+        method_name: for messages.
+        inputs: the inputs that the method's spec names.
+        items: the evaluation items, with flips where the protocol averages them.
+        features: features of these items; None for a method that reads no facets.
+        labels: ground truth in the order of the items; None to predict only.
+        n_classes: C; 0 without labels.
+        alpha: softmax temperature.
+        pool: the CRF.
+        batch_size: images that are embedded at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        method_name: str,
+        inputs: Sequence[str],
+        items: Items,
+        features: Features | None,
+        labels: Labels | None,
+        n_classes: int,
+        protocol: Protocol,
+        alpha: float,
+        pool: CrfPool,
+        device: torch.device,
+        batch_size: int = 8,
+    ) -> None:
+        self.method_name = method_name
+        self.inputs = list(inputs)
+        self.items = items
+        self.features = features
+        self.labels = labels
+        self.n_classes = n_classes
+        self.protocol = protocol
+        self.alpha = alpha
+        self.pool = pool
+        self.device = device
+        self.batch_size = batch_size
+        self.kept = panel_indices(items)
+
+    def __len__(self) -> int:
+        return self.items.unflipped
+
+    @torch.no_grad()
+    def evaluate(self, method: Method) -> Evaluation:
+        """Predict every image at pixel resolution, refine it, and count both.
+
+        Raises:
+            ContractError: when the method's output has a wrong shape or is not finite.
+        """
+        raw_counts: list[np.ndarray] = []
+        crf_counts: list[np.ndarray] = []
+        maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        clusters = 0
+        waiting: collections.deque[np.ndarray] = collections.deque()
+
+        def to_refine() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            nonlocal clusters
+            for index, logits in enumerate(self._pixel_logits(method)):
+                clusters = len(logits)
+                waiting.append(logits.argmax(dim=0).cpu().numpy().astype(_map_dtype(clusters)))
+                yield self.items[index], torch.log_softmax(self.alpha * logits, dim=0).cpu().numpy()
+
+        refined = progress.track(self.pool.labels(to_refine()), total=len(self), label="predict, CRF, count")
+        for index, crf_map in enumerate(refined):
+            raw_map = waiting.popleft()
+            label = self._label(index)
+            for counts, prediction in ((raw_counts, raw_map), (crf_counts, crf_map)):
+                counts.append(count(prediction, label, clusters, self.n_classes))
+            if index in self.kept:
+                maps[index] = (raw_map, crf_map.astype(raw_map.dtype))
+        return Evaluation(
+            clusters=clusters,
+            raw=np.stack(raw_counts),
+            crf=np.stack(crf_counts),
+            raw_maps=np.stack([maps[index][0] for index in self.kept]),
+            crf_maps=np.stack([maps[index][1] for index in self.kept]),
+        )
+
+    @torch.no_grad()
+    def patch_counts(self, states: Sequence[Method]) -> list[np.ndarray]:
+        """Count unflipped predictions at the code's resolution, without CRF: int64 (K, C) per state.
+
+        Every pixel counts, with the prediction of the patch that it lies in. All states are scored in
+        one pass over the images.
+        """
+        totals: list[np.ndarray | None] = [None] * len(states)
+        steps = progress.track(self._batches(), total=-(-len(self) // self.batch_size), label="candidates")
+        for indices in steps:
+            labels = [self._label(index) for index in indices]
+            batch = self._inputs(indices, flipped=False)
+            for position, method in enumerate(states):
+                code = self._embed(method, batch, len(indices))
+                logits = method.classify(code)
+                self._check_logits(logits, len(indices), code.shape[2:])
+                predictions = logits.argmax(dim=1).cpu().numpy()
+                for prediction, label in zip(predictions, labels, strict=True):
+                    at_pixels = resize(prediction, label.shape[0], label.shape[1], "nearest")
+                    counts = count(at_pixels, label, logits.shape[1], self.n_classes)
+                    previous = totals[position]
+                    totals[position] = counts if previous is None else previous + counts
+        return [total for total in totals if total is not None]
+
+    def _batches(self) -> Iterator[range]:
+        for start in range(0, len(self), self.batch_size):
+            yield range(start, min(len(self), start + self.batch_size))
+
+    def _pixel_logits(self, method: Method) -> Iterator[Tensor]:
+        """Yield logits (K, side, side) image by image."""
+        side = self.protocol.eval_side
+        for indices in self._batches():
+            code = self._embed(method, self._inputs(indices, flipped=False), len(indices))
+            if self.protocol.flip:
+                mirrored = self._embed(method, self._inputs(indices, flipped=True), len(indices))
+                code = (code + mirrored.flip(3)) / 2
+            for one in code:
+                logits = pixel_logits(method, one[None], (side, side), self.protocol.upsample)
+                self._check_logits(logits, 1, (side, side))
+                yield logits[0]
+
+    def _inputs(self, indices: range, *, flipped: bool) -> Batch:
+        rows = [index + (self.items.unflipped if flipped else 0) for index in indices]
+        return assemble(self.inputs, self.items, self.features, rows, self.device)
+
+    def _embed(self, method: Method, batch: Batch, size: int) -> Tensor:
+        code = method.embed(batch)
+        if code.ndim != 4 or len(code) != size or not code.is_floating_point():
+            raise ContractError(
+                f"Method '{self.method_name}' embedded {size} images as {tuple(code.shape)} {code.dtype}; "
+                f"a code is floating point (B, d, h, w)."
+            )
+        return code
+
+    def _check_logits(self, logits: Tensor, batch: int, size: Sequence[int]) -> None:
+        if logits.ndim != 4 or len(logits) != batch or tuple(logits.shape[2:]) != tuple(size):
+            raise ContractError(
+                f"Method '{self.method_name}' classified a {tuple(size)} code as {tuple(logits.shape)}; "
+                f"logits are (B, K, H, W), with the batch and the size of the code."
+            )
+        if not torch.isfinite(logits).all():
+            raise ContractError(f"Method '{self.method_name}' predicted logits that are NaN or infinite.")
+
+    def _label(self, index: int) -> np.ndarray:
+        if self.labels is None:
+            return np.full((self.protocol.eval_side,) * 2, -1, dtype=np.int16)
+        label = label_square(self.labels.label(index), self.protocol.eval_side)
+        if label.max() >= self.n_classes or label.min() < -1:
+            wrong = int(label.max() if label.max() >= self.n_classes else label.min())
+            raise DataError(
+                f"The label map of '{self.labels.ids[index]}' holds {wrong}; classes are 0 to "
+                f"{self.n_classes - 1}, and -1 is ignored."
+            )
+        return label
+
+
+def assemble(
+    inputs: Sequence[str], items: Items, features: Features | None, rows: Sequence[int], device: torch.device
+) -> Batch:
+    """Gather what `Method.embed` reads for some items: images in [0, 1], aux channels, facets."""
+    batch: dict[str, Tensor] = {}
+    for name in inputs:
+        if name == "image":
+            batch[name] = to_unit_range(np.stack([items[row] for row in rows]), device)
+        elif name.startswith("aux:"):
+            planes = [_aux(items, row, name.removeprefix("aux:")) for row in rows]
+            batch[name] = torch.from_numpy(np.stack(planes)).to(device)
+    if features is not None:
+        batch.update(features.batch(rows))
+    return batch
+
+
+def _aux(items: Items, row: int, channel: str) -> np.ndarray:
+    """Return an auxiliary channel under the item's geometry, float32 (n, side, side)."""
+    image_index, _ = items.source(row)
+    aux = items.images.aux(image_index)
+    if channel not in aux:
+        known = ", ".join(sorted(aux)) or "none"
+        raise DataError(f"The images have no extra channel '{channel}' (they have: {known}).")
+    array = items.transform(aux[channel].astype(np.float32), row)
+    return np.ascontiguousarray(array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0))
+
+
+def pixel_logits(method: Method, code: Tensor, size: tuple[int, int], upsample: str) -> Tensor:
+    """Bring one code (1, d, h, w) to logits (1, K, H, W), classifying in bands of rows.
+
+    Bands bound the memory that a method needs beside the upsampled code; `classify` is pointwise in
+    space, so they change nothing.
+    """
+    if upsample == "logits":
+        return F.interpolate(method.classify(code), size=size, mode="bilinear", align_corners=False)
+    code = F.interpolate(code, size=size, mode="bilinear", align_corners=False)
+    rows = max(1, _TILE_VALUES // (code.shape[1] * code.shape[3]))
+    return torch.cat([method.classify(band) for band in code.split(rows, dim=2)], dim=2)
+
+
+def panel_indices(items: Items) -> list[int]:
+    """Choose the images whose maps are kept: the same for every method, and nobody's cherries.
+
+    They are the images whose id has the smallest digest together with the split's fingerprint.
+    """
+    salt = items.images.fingerprint()
+    ranked = sorted(
+        range(items.unflipped),
+        key=lambda index: hashlib.sha256(f"{salt}/{items.images.ids[index]}".encode()).digest(),
+    )
+    return sorted(ranked[:PANEL_IMAGES])
+
+
+def _map_dtype(clusters: int) -> type[np.uint8] | type[np.uint16]:
+    return np.uint8 if clusters <= 256 else np.uint16

@@ -1,0 +1,305 @@
+"""The feature store: every frozen-backbone method shares one extraction.
+
+Features lie under ``CACHE/features/<key>/<facet>/``, where the key is a digest of all that decides
+them: backbone weights, position rule, images, geometry and dtype. A facet is a row of shards, each a
+plain ``.npy`` that is memory-mapped, with a sidecar that holds its checksum and the moments of its
+channels. A sidecar is renamed into place after its shard, so a shard without one does not exist:
+an interrupted extraction continues, and a damaged shard is found when the store is opened and built
+again. A lock per key lets two processes share a store.
+
+fp16 rounds features by at most 2e-4 relative; float32 is a switch. What does not fit the budget is
+streamed from the backbone instead, through the same interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor
+
+from uss_bench import progress
+from uss_bench.contracts import Backbone, Features
+from uss_bench.errors import DataError, RunError, UsageError
+from uss_bench.geometry import Items
+from uss_bench.paths import atomic_write
+from uss_bench.shards import ITEMS_PER_SHARD, Shards, channel_sums
+
+Dtype = Literal["float16", "float32"]
+
+_FORMAT = 1
+
+
+class FeatureStore:
+    """Extracts, keeps and serves frozen features.
+
+    Args:
+        root: folder of the store.
+        backbone: the frozen network; its `sha256` is part of every key.
+        positions: the protocol's rule for position embeddings, also part of the key.
+        dtype: how features are kept on disk; they are served as float32.
+        budget: bytes that one extraction may take on disk; beyond it features are streamed.
+        batch_size: images per backbone call while extracting.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        backbone: Backbone,
+        *,
+        positions: str,
+        device: torch.device,
+        dtype: Dtype = "float16",
+        budget: int = 50 * 10**9,
+        batch_size: int = 8,
+        log: Callable[[str], None] = progress.log,
+    ) -> None:
+        self.root = Path(root)
+        self.backbone = backbone
+        self.positions = positions
+        self.device = device
+        self.dtype = np.dtype(dtype)
+        self.budget = budget
+        self.batch_size = batch_size
+        self.log = log
+        self.encoded = 0
+        """Items that went through the backbone so far, whether kept or streamed."""
+
+    def open(self, items: Items, facets: Sequence[str]) -> FeatureReader:
+        """Return the features of `items`, extracting what is not there yet.
+
+        Raises:
+            DataError: when an image cannot be read, or the disk is full.
+        """
+        if not len(items):
+            raise DataError("There are no images to extract features from.")
+        folder = self.root / self.key(items)
+        probe = self.backbone(to_unit_range(items[0][None], self.device), facets)
+        item_bytes = sum(value[0].numel() for value in probe.values()) * self.dtype.itemsize
+        needed = item_bytes * len(items)
+        shapes = {facet: tuple(value.shape[1:]) for facet, value in probe.items()}
+        layout = Shards(folder, shapes, self.dtype, len(items))
+        reason = self._why_stream(folder, needed, layout)
+        if reason:
+            self.log(f"Features are streamed from the backbone, not stored: {reason}.")
+            return FeatureReader(self, items, layout, stored=False)
+        self._complete(layout, items, facets)
+        return FeatureReader(self, items, layout, stored=True)
+
+    def key(self, items: Items) -> str:
+        """Return the digest that names the folder of these items' features."""
+        identity = {
+            "format": _FORMAT,
+            "backbone": self.backbone.sha256,
+            "positions": self.positions,
+            "dtype": self.dtype.name,
+            **items.identity(),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+    def encode(self, items: Items, indices: Sequence[int], facets: Sequence[str]) -> dict[str, Tensor]:
+        """Run the backbone on items, float32 (B, D, h, w) per facet, on the store's device."""
+        return self._encode(np.stack([items[index] for index in indices]), facets)
+
+    def _encode(self, squares: np.ndarray, facets: Sequence[str]) -> dict[str, Tensor]:
+        self.encoded += len(squares)
+        return self.backbone(to_unit_range(squares, self.device), facets)
+
+    def _why_stream(self, folder: Path, needed: int, layout: Shards) -> str | None:
+        if needed > self.budget:
+            return f"they take {needed / 1e9:.1f} GB and the budget is {self.budget / 1e9:.1f} GB"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return f"{folder} cannot be written ({error.strerror})"
+        missing = needed - layout.bytes_present()
+        free = shutil.disk_usage(folder).free
+        if missing > 0.95 * free:
+            return f"they take {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
+        return None
+
+    def _complete(self, layout: Shards, items: Items, facets: Sequence[str]) -> None:
+        with _locked(layout.folder / "lock", self.log):
+            atomic_write(
+                layout.folder / "about.json",
+                json.dumps({"backbone": self.backbone.name, **items.identity()}, indent=1).encode(),
+            )
+            todo: dict[int, list[str]] = {}
+            for shard in range(layout.count):
+                missing = [facet for facet in facets if self._must_build(layout, facet, shard)]
+                if missing:
+                    todo[shard] = missing
+            count = sum(len(layout.items_of(shard)) for shard in todo)
+            with progress.bar(total=count, label="features") as bar:
+                for shard, missing in todo.items():
+                    self._build(layout, items, shard, missing, bar.update)
+
+    def _must_build(self, layout: Shards, facet: str, shard: int) -> bool:
+        sound = layout.is_sound(facet, shard)
+        if sound is False:
+            path = layout.path(facet, shard)
+            self.log(f"Feature shard {path.name} of '{facet}' is damaged and is built again ({path.parent}).")
+            layout.sidecar_path(facet, shard).unlink(missing_ok=True)
+        return not sound
+
+    def _build(
+        self, layout: Shards, items: Items, shard: int, facets: Sequence[str], advance: Callable[[int], Any]
+    ) -> None:
+        indices = layout.items_of(shard)
+        arrays = {f: np.empty((len(indices), *layout.shapes[f]), self.dtype) for f in facets}
+        done = 0
+        for squares in _prefetch(items, indices, self.batch_size):
+            for facet, value in self._encode(squares, facets).items():
+                arrays[facet][done : done + len(squares)] = value.detach().cpu().numpy()
+            done += len(squares)
+            advance(len(squares))
+        for facet, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise RunError(
+                    f"Backbone '{self.backbone.name}' gave '{facet}' that are not finite in {self.dtype}.",
+                    hint="Try --feature-dtype float32, and check the weights.",
+                )
+            layout.write(facet, shard, array)
+
+
+class FeatureReader(Features):
+    """Features of items, read by index from the memory map or streamed from the backbone."""
+
+    def __init__(self, store: FeatureStore, items: Items, layout: Shards, *, stored: bool) -> None:
+        self.facets = list(layout.shapes)
+        self.stored = stored
+        self.items = items
+        self.folder = layout.folder
+        self._store = store
+        self._layout = layout
+        self._maps = {
+            facet: [np.load(layout.path(facet, shard), mmap_mode="r") for shard in range(layout.count)]
+            for facet in (self.facets if stored else ())
+        }
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return {facet: value[0].cpu() for facet, value in self.batch([index]).items()}
+
+    def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        wanted = [int(index) for index in indices]
+        if not self.stored:
+            return self._store.encode(self.items, wanted, self.facets)
+        return {facet: self._gather(facet, wanted) for facet in self.facets}
+
+    def _gather(self, facet: str, indices: Sequence[int]) -> Tensor:
+        places = (divmod(index, ITEMS_PER_SHARD) for index in indices)
+        rows = [self._maps[facet][shard][row] for shard, row in places]
+        return torch.from_numpy(np.stack(rows)).to(self._store.device).float()
+
+    def moments(self, facet: str) -> tuple[Tensor, Tensor]:
+        if facet not in self.facets:
+            raise UsageError(f"The features hold {', '.join(self.facets)}, not '{facet}'.")
+        positions, total, squares = 0, np.zeros(()), np.zeros(())
+        for count, channel_total, channel_squares in self._channelchannel_sums(facet):
+            positions += count
+            total = total + channel_total
+            squares = squares + channel_squares
+        mean = total / positions
+        deviation = np.sqrt(np.maximum(squares / positions - mean**2, 0.0))
+        return (
+            torch.from_numpy(np.asarray(mean, dtype=np.float32)),
+            torch.from_numpy(np.asarray(deviation, dtype=np.float32)),
+        )
+
+    def _channelchannel_sums(self, facet: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        if self.stored:
+            for shard in range(self._layout.count):
+                sidecar = self._layout.sidecar(facet, shard)
+                assert sidecar is not None, "a stored reader is opened after every sidecar was written"
+                yield sidecar.positions, np.array(sidecar.total), np.array(sidecar.total_of_squares)
+            return
+        steps = range(0, len(self), self._store.batch_size)
+        for start in progress.track(steps, total=len(steps), label="feature moments"):
+            indices = range(start, min(len(self), start + self._store.batch_size))
+            array = self.batch(indices)[facet].cpu().numpy().astype(self._store.dtype)
+            total, squares, positions = channel_sums(array)
+            yield positions, total, squares
+
+    def source(self, index: int) -> tuple[int, int]:
+        return self.items.source(index)
+
+    def derived(
+        self, name: str, version: str, build: Callable[[Features], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Return arrays that `build` makes from these features, computed once and kept beside them.
+
+        Args:
+            name: what is computed, parameters included.
+            version: digest of the code that computes it.
+        """
+        digest = hashlib.sha256(json.dumps([name, version, self.facets]).encode()).hexdigest()[:16]
+        path = self.folder / "derived" / f"{digest}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock"), self._store.log):
+            kept = _load_arrays(path)
+            if kept is not None:
+                return kept
+            arrays = {key: np.asarray(value) for key, value in build(self).items()}
+            partial = path.with_name(f".{path.name}.partial")
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            partial.replace(path)
+            return arrays
+
+
+def to_unit_range(squares: np.ndarray, device: torch.device) -> Tensor:
+    """Turn uint8 (B, H, W, 3) into float32 (B, 3, H, W) in [0, 1] on `device`."""
+    return torch.from_numpy(squares).to(device).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+
+
+def _prefetch(items: Items, indices: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
+    """Yield stacked items while the next batch is read and resized in threads."""
+    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+
+        def request(batch: Sequence[int]) -> list[Any]:
+            return [pool.submit(items.__getitem__, index) for index in batch]
+
+        waiting = request(batches[0])
+        for following in [*batches[1:], ()]:
+            ready, waiting = waiting, request(following)
+            yield np.stack([future.result() for future in ready])
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Read an npz file; None when it is missing or damaged (its members carry checksums)."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {key: kept[key] for key in kept.files}
+    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path, log: Callable[[str], None]) -> Iterator[None]:
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0.5)
+    except filelock.Timeout:
+        log(f"Another process works on the same features; waiting for it ({path}).")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

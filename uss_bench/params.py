@@ -1,0 +1,89 @@
+"""Parameters of plugins: defaults, presets and the user's choice, checked against the signature."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from uss_bench.errors import UsageError, did_you_mean
+from uss_bench.registry import Plugin
+from uss_bench.specs import MethodSpec, Preset
+
+
+def choose_preset(spec: MethodSpec, asked: str | None, *, dataset: str, backbone: str) -> Preset | None:
+    """Return the preset asked for, or the most specific one whose `when` the run meets."""
+    if asked is not None:
+        for preset in spec.presets:
+            if preset.name == asked:
+                return preset
+        names = [preset.name for preset in spec.presets]
+        raise UsageError(f"Method '{spec.name}' has no preset '{asked}'.", hint=did_you_mean(asked, names))
+    here = {"dataset": dataset, "backbone": backbone}
+    fitting = [
+        preset
+        for preset in spec.presets
+        if preset.when and all(here[key] == value for key, value in preset.when.items())
+    ]
+    return max(fitting, key=lambda preset: len(preset.when), default=None)
+
+
+def method_params(
+    plugin: Plugin, preset: Preset | None, chosen: Mapping[str, Any], *, n_classes: int
+) -> dict[str, Any]:
+    """Return every parameter of a method with its value: default, then preset, then the user's.
+
+    `clusters` defaults to the number of classes, which is a hint and no label.
+
+    Raises:
+        UsageError: for an unknown parameter, a value of a wrong type, or a missing value.
+    """
+    entry = plugin.load()
+    params: dict[str, Any] = {}
+    known = inspect.signature(entry).parameters
+    if "clusters" in known and n_classes:
+        params["clusters"] = n_classes
+    params.update(
+        {name: item.default for name, item in known.items() if item.default is not inspect.Parameter.empty}
+    )
+    given = {**(preset.params if preset else {}), **chosen}
+    check_options(entry, given, f"Method '{plugin.name}'", "--set")
+    params.update(given)
+    missing = [name for name in known if name not in params]
+    if "clusters" in missing:
+        raise UsageError(
+            "The number of clusters must be given, because the dataset has no labels to count classes from.",
+            hint="For example --set clusters=8.",
+        )
+    if missing:
+        raise UsageError(
+            f"Method '{plugin.name}' needs a value for {', '.join(missing)}.",
+            hint=f"Use --set {missing[0]}=…",
+        )
+    if params.get("clusters", 1) < 1:
+        raise UsageError(f"clusters must be at least 1, not {params['clusters']}.")
+    return params
+
+
+def check_options(
+    entry: Callable[..., Any], options: Mapping[str, Any], owner: str, flag: str, skip: int = 0
+) -> None:
+    """Check names and types of keyword options against a signature.
+
+    Raises:
+        UsageError: naming the option, what it should be and what was given.
+    """
+    target = entry.__init__ if inspect.isclass(entry) else entry
+    hints = typing.get_type_hints(target)
+    known = list(inspect.signature(entry).parameters)[skip:]
+    for name, value in options.items():
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise UsageError(f"{owner} has no option '{name}' ({flag} {name}=…).", hint=hint)
+        try:
+            msgspec.convert(value, hints.get(name, Any), strict=True)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{owner}: {name}={value!r} will not do: {error}.") from None

@@ -1,0 +1,48 @@
+"""What a running command says on standard error: messages with the time elapsed, and bars."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+_STARTED = time.monotonic()
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence messages and bars, for tests and for output that is piped."""
+    global _quiet
+    _quiet = quiet
+
+
+def log(message: str) -> None:
+    """Print one line, after the seconds since the command started, without breaking a bar."""
+    if not _quiet:
+        tqdm.write(f"{time.monotonic() - _STARTED:7.1f}s  {message}", file=sys.stderr)
+
+
+def bar(*, total: int, label: str, unit: str = "it") -> tqdm[Any]:
+    """Return a bar to advance by hand; it is drawn on a terminal only."""
+    return tqdm(
+        total=total,
+        desc=f"          {label}",
+        unit=unit,
+        file=sys.stderr,
+        leave=False,
+        dynamic_ncols=True,
+        disable=True if _quiet or total == 0 else None,
+    )
+
+
+def track(iterable: Iterable[T], *, total: int, label: str) -> Iterator[T]:
+    """Yield from `iterable` while a bar advances."""
+    with bar(total=total, label=label) as drawn:
+        for item in iterable:
+            yield item
+            drawn.update()

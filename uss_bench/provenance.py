@@ -1,0 +1,131 @@
+"""Where a result comes from: the code that made it, the machine, and the state of the checkout."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import os
+import platform
+import subprocess
+import tokenize
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+EVALUATOR_VERSION = 1
+"""Raised whenever the harness itself (features, evaluation, CRF) changes what a run would give."""
+
+_PACKAGE = Path(__file__).parent
+_LIBRARIES = ("torch", "timm", "numpy", "scipy", "numba", "pillow")
+
+
+def code_hash(folder: Path) -> str:
+    """Return the digest of a method's code, twelve hex digits.
+
+    It covers the Python files of the method's folder, the core modules that they import (and those
+    that these import), and `EVALUATOR_VERSION`; so a commit elsewhere leaves records valid. Comments,
+    docstrings and blank lines do not count.
+    """
+    files = sorted(folder.rglob("*.py"))
+    digest = hashlib.sha256(f"evaluator {EVALUATOR_VERSION}".encode())
+    for path in [*files, *sorted(_core_modules(files))]:
+        digest.update(f"\0{path.name}\0{essential_source(path.read_text(encoding='utf-8'))}".encode())
+    return digest.hexdigest()[:12]
+
+
+def essential_source(source: str) -> str:
+    """Return Python source without comments, docstrings, blank lines and trailing spaces."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        is_text = (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        )
+        if is_text and isinstance(node, ast.Expr):
+            for row in range(node.lineno, (node.end_lineno or node.lineno) + 1):
+                lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _core_modules(files: list[Path]) -> set[Path]:
+    """Return the files of uss_bench that `files` import, directly or through one another.
+
+    The contracts and the errors are left out: they hold types and messages, which compute nothing.
+    """
+    found: set[Path] = set()
+    todo = list(files)
+    while todo:
+        for name in _imports(todo.pop()):
+            parts = name.split(".")[1:]
+            for candidate in (
+                _PACKAGE.joinpath(*parts).with_suffix(".py"),
+                _PACKAGE.joinpath(*parts, "__init__.py"),
+            ):
+                skipped = candidate.name in ("contracts.py", "errors.py")
+                if parts and candidate.is_file() and candidate not in found and not skipped:
+                    found.add(candidate)
+                    todo.append(candidate)
+    return found
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("uss_bench"))
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").startswith("uss_bench")
+            and not node.level
+        ):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Describe machine and libraries, without names or paths that belong to its owner."""
+    import torch
+
+    return {
+        "uss-bench": metadata.version("uss-bench"),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _LIBRARIES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "git": git_state(),
+    }
+
+
+def git_state() -> str:
+    """Return the commit of the checkout that runs, with ``+changes`` if it has any, or ''."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(_PACKAGE), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != _PACKAGE.parent.resolve():
+            return ""  # an installed copy that lies inside somebody else's repository
+        commit = git("rev-parse", "HEAD")[:12]
+        return f"{commit}+changes" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

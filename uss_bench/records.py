@@ -1,0 +1,297 @@
+"""Run records: what one run of one cell left behind, immutable and checked when read.
+
+A record is one JSON file and one npz beside it. The npz holds the stored result, ``counts[n, k, c]``
+per image for raw and CRF-refined predictions, and the index maps of a few fixed images; the JSON
+holds everything else. The JSON is written last, so a record exists exactly when its JSON does, and
+resuming means skipping what exists. A failed run leaves a record of another name with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from uss_bench.errors import DataError
+from uss_bench.paths import atomic_write
+from uss_bench.protocol import Protocol
+
+SCHEMA = 1
+
+Checkpoint = Literal["last", "selected"]
+Refinement = Literal["raw", "crf"]
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class MethodId(_Part, frozen=True):
+    name: str
+    params: dict[str, Any]
+    """Every parameter with its value, defaults included."""
+    code: str
+    """Digest of the method's files, the core modules they import and the evaluator's version."""
+
+
+class DatasetId(_Part, frozen=True):
+    name: str
+    fingerprint: str
+    train_split: str
+    test_split: str
+    limit: int | None = None
+    """At most this many images of each split, evenly spaced; None for all."""
+
+
+class BackboneId(_Part, frozen=True):
+    name: str
+    sha256: str
+    feature_dtype: str
+
+
+class Cell(_Part, frozen=True):
+    """The inputs of a run: whatever can change its result on the same machine."""
+
+    method: MethodId
+    dataset: DatasetId
+    backbone: BackboneId
+    protocol: str
+    protocol_hash: str
+    alpha: float
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Digest of all inputs, sixteen hex digits."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+
+
+class ClassRow(_Part, frozen=True):
+    name: str
+    colour: tuple[int, int, int]
+
+
+class ScoreRow(_Part, frozen=True):
+    """Scores under the record's own protocol, in percent; None where there is nothing to divide by."""
+
+    accuracy: float | None
+    miou: float | None
+    iou: list[float | None]
+    precision: list[float | None]
+    recall: list[float | None]
+    class_of_cluster: list[int]
+    clusters_used: int
+    pixels: int
+
+
+class CheckpointResult(_Part, frozen=True):
+    step: int | None
+    """The offered step; None for the state at the end of training."""
+    raw: ScoreRow
+    crf: ScoreRow | None
+    """None for label maps made elsewhere: there are no probabilities to refine."""
+
+
+class Candidate(_Part, frozen=True):
+    """An offered checkpoint, scored raw, unflipped and at patch resolution, in percent."""
+
+    step: int | None
+    accuracy: float
+    miou: float
+
+
+class Phase(_Part, frozen=True):
+    seconds: float
+    peak_bytes: int
+    """Largest resident memory of the process so far, at the end of the phase."""
+
+
+class RunRecord(_Part, frozen=True):
+    schema: int
+    id: str
+    status: Literal["done", "failed"]
+    cell: Cell
+    protocol: Protocol
+    classes: list[ClassRow]
+    clusters: int
+    images: int = 0
+    """Evaluated images."""
+    last: CheckpointResult | None = None
+    selected: CheckpointResult | None = None
+    """The checkpoint with the best mIoU among the candidates: chosen with labels."""
+    candidates: list[Candidate] = []
+    curves: dict[str, list[tuple[int, float]]] = {}
+    """Label-free training curves: (step, value)."""
+    phases: dict[str, Phase] = {}
+    encoded_items: int = 0
+    """Items that went through the backbone in this run; 0 when the store had them all."""
+    crf_engine: str = ""
+    environment: dict[str, Any] = {}
+    command: str = ""
+    created: str = ""
+    labels_used: list[str] = []
+    """What labels were used for besides scoring; empty for a label-free run."""
+    notes: list[str] = []
+    reason: str = ""
+    """Why the run failed."""
+    arrays_sha256: str = ""
+    state_sha256: str = ""
+
+    @property
+    def stem(self) -> str:
+        return stem(self.cell)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """The npz of a record.
+
+    `counts` has one int64 (N, K, C) array per (checkpoint, refinement). `maps` has uint8 or uint16
+    index maps (M, H, W) in the same way, for the images whose ids are `map_ids`.
+    """
+
+    image_ids: list[str]
+    counts: dict[tuple[Checkpoint, Refinement], np.ndarray]
+    map_ids: list[str]
+    maps: dict[tuple[Checkpoint, Refinement], np.ndarray]
+
+
+def stem(cell: Cell) -> str:
+    """Return the file name that a cell's record has without its suffix."""
+    return f"{cell.method.name}-s{cell.seed}-{cell.id[:12]}"
+
+
+def record_path(out: Path, cell: Cell) -> Path:
+    return Path(out) / cell.dataset.name / f"{stem(cell)}.json"
+
+
+def write_record(
+    out: Path, record: RunRecord, arrays: Arrays | None, state: bytes | None
+) -> tuple[Path, RunRecord]:
+    """Write a record and what belongs to it; the JSON comes last and makes it exist.
+
+    Args:
+        out: results folder.
+        arrays: counts and maps; None for a failed run or an unlabelled dataset without maps.
+        state: the trained state as safetensors bytes.
+
+    Returns:
+        The JSON's path, and the record with the digests of its companions filled in.
+
+    Raises:
+        DataError: when the files cannot be written; nothing half-written stays.
+    """
+    path = record_path(out, record.cell)
+    if record.status == "failed":
+        path = path.with_suffix(".failed.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if arrays is not None:
+            packed = _pack(arrays)
+            atomic_write(path.with_suffix(".npz"), packed)
+            record = msgspec.structs.replace(record, arrays_sha256=hashlib.sha256(packed).hexdigest())
+        if state is not None:
+            atomic_write(path.with_suffix(".safetensors"), state)
+            record = msgspec.structs.replace(record, state_sha256=hashlib.sha256(state).hexdigest())
+        text = msgspec.json.format(msgspec.json.encode(record), indent=1)
+        atomic_write(path, text + b"\n")
+    except OSError as error:
+        raise DataError(
+            f"The record cannot be written to {path.parent}: {error.strerror}.",
+            hint="Free some space or choose another folder with --out; nothing half-written was left.",
+        ) from None
+    return path, record
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read and check a record's JSON.
+
+    Raises:
+        DataError: when it is missing, damaged, or says something that its inputs do not.
+    """
+    try:
+        record = msgspec.json.decode(Path(path).read_bytes(), type=RunRecord)
+    except OSError as error:
+        raise DataError(f"The record {path} cannot be read: {error.strerror}.") from None
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path} is not a run record: {error}.") from None
+    if record.schema != SCHEMA:
+        raise DataError(f"{path} has schema {record.schema}; this version reads schema {SCHEMA}.")
+    if record.id != record.cell.id:
+        raise DataError(f"{path} says id {record.id}, but its inputs give {record.cell.id}: it was edited.")
+    return record
+
+
+def read_arrays(path: Path, record: RunRecord) -> Arrays:
+    """Read the npz beside the record at `path`.
+
+    Raises:
+        DataError: when it is missing or its digest is not the record's.
+    """
+    packed = _read_companion(Path(path).with_suffix(".npz"), record.arrays_sha256)
+    with np.load(io.BytesIO(packed), allow_pickle=False) as file:
+        counts: dict[Any, np.ndarray] = {}
+        maps: dict[Any, np.ndarray] = {}
+        for key in file.files:
+            group, _, rest = key.partition("/")
+            if group in ("counts", "maps"):
+                checkpoint, _, refinement = rest.partition("/")
+                (counts if group == "counts" else maps)[checkpoint, refinement] = file[key]
+        return Arrays(file["image_ids"].tolist(), counts, file["map_ids"].tolist(), maps)
+
+
+def read_state(path: Path, record: RunRecord) -> bytes:
+    """Read the trained state beside the record at `path`, as safetensors bytes."""
+    return _read_companion(Path(path).with_suffix(".safetensors"), record.state_sha256)
+
+
+def find_record(text: str, folders: list[Path]) -> Path:
+    """Return the path of the record that `text` names: a path, or the beginning of an id.
+
+    Raises:
+        DataError: when there is none, or more than one.
+    """
+    if Path(text).is_file():
+        return Path(text)
+    wanted = text.lower()
+    found = [
+        path
+        for folder in folders
+        for path in sorted(folder.glob("**/*.json"))
+        if path.stem.removesuffix(".failed").rpartition("-")[2].startswith(wanted[:12])
+    ]
+    if len(found) == 1:
+        return found[0]
+    places = ", ".join(str(folder) for folder in folders)
+    if not found:
+        raise DataError(f"There is no record '{text}' in {places}.", hint="uss-bench show lists the records.")
+    raise DataError(f"'{text}' fits {len(found)} records: {', '.join(path.stem for path in found[:4])}.")
+
+
+def _pack(arrays: Arrays) -> bytes:
+    named: dict[str, np.ndarray] = {
+        "image_ids": np.array(arrays.image_ids, dtype=np.str_),
+        "map_ids": np.array(arrays.map_ids, dtype=np.str_),
+    }
+    for (checkpoint, refinement), value in arrays.counts.items():
+        named[f"counts/{checkpoint}/{refinement}"] = value
+    for (checkpoint, refinement), value in arrays.maps.items():
+        named[f"maps/{checkpoint}/{refinement}"] = value
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **named)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _read_companion(path: Path, sha256: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}, which belongs to the record, cannot be read: {error.strerror}.") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(f"{path} is damaged: its digest is not the one in the record.")
+    return content

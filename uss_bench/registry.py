@@ -1,0 +1,192 @@
+"""Finding plugins by name, without importing them until they are used.
+
+A plugin is a folder with a ``spec.toml`` (see `uss_bench.specs`). Folders come from three places,
+in this order:
+
+1. ``--plugin PATH`` and the environment variable ``USS_BENCH_PLUGINS`` (paths joined by ``:``, or
+   ``;`` on Windows); a path is a plugin's folder, or a folder of such folders;
+2. installed distributions, through the entry points ``uss_bench.methods``, ``uss_bench.datasets``
+   and ``uss_bench.backbones``, whose value is the package that holds the ``spec.toml``;
+3. the folders that come with uss-bench.
+
+The same name twice is an error that names both folders, unless the spec that comes first says
+``overrides = true``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uss_bench.errors import ContractError, UsageError, did_you_mean
+from uss_bench.specs import BackboneSpec, DatasetSpec, Kind, MethodSpec, PluginSpec, read_spec
+
+ENVIRONMENT_VARIABLE = "USS_BENCH_PLUGINS"
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A plugin that was found: what its spec says, where it lies and who brought it."""
+
+    spec: PluginSpec
+    folder: Path
+    origin: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def load(self) -> Any:
+        """Import the plugin's entry and return the object it names.
+
+        Raises:
+            ContractError: when the file or the object is missing, or the import fails.
+        """
+        module_name, _, attribute = self.spec.entry.partition(":")
+        package = _load_package(self)
+        try:
+            module = importlib.import_module(f"{package}.{module_name}")
+        except Exception as error:
+            raise ContractError(
+                f"{self.spec.group[:-1]} '{self.name}' ({self.folder}) cannot be imported: "
+                f"{type(error).__name__}: {error}.",
+                hint=f"Its spec.toml says entry = '{self.spec.entry}'.",
+            ) from error
+        try:
+            return getattr(module, attribute)
+        except AttributeError:
+            raise ContractError(
+                f"{self.folder / module_name}.py has no '{attribute}', which its spec.toml names as entry."
+            ) from None
+
+
+class Registry:
+    """All plugins that can be seen, by kind and name.
+
+    Args:
+        extra: folders given on the command line; they come before the environment variable's.
+    """
+
+    def __init__(self, extra: Iterable[Path] = ()) -> None:
+        self._extra = [Path(path) for path in extra]
+        self._found: dict[Kind, dict[str, Plugin]] = {}
+
+    def names(self, kind: Kind) -> list[str]:
+        return sorted(self._plugins(kind))
+
+    def all(self, kind: Kind) -> list[Plugin]:
+        return [self._plugins(kind)[name] for name in self.names(kind)]
+
+    def find(self, kind: Kind, name: str) -> Plugin:
+        """Return the plugin of this kind and name.
+
+        Raises:
+            UsageError: when there is none, with the closest names.
+        """
+        try:
+            return self._plugins(kind)[name]
+        except KeyError:
+            hint = did_you_mean(name, self.names(kind))
+            raise UsageError(f"There is no {kind[:-1]} '{name}'.", hint=hint) from None
+
+    def method(self, name: str) -> tuple[MethodSpec, Plugin]:
+        plugin = self.find("methods", name)
+        assert isinstance(plugin.spec, MethodSpec)
+        return plugin.spec, plugin
+
+    def dataset(self, name: str) -> tuple[DatasetSpec, Plugin]:
+        plugin = self.find("datasets", name)
+        assert isinstance(plugin.spec, DatasetSpec)
+        return plugin.spec, plugin
+
+    def backbone(self, name: str) -> tuple[BackboneSpec, Plugin]:
+        plugin = self.find("backbones", name)
+        assert isinstance(plugin.spec, BackboneSpec)
+        return plugin.spec, plugin
+
+    def _plugins(self, kind: Kind) -> dict[str, Plugin]:
+        if kind not in self._found:
+            found: dict[str, Plugin] = {}
+            for folder, origin in self._folders(kind):
+                plugin = Plugin(read_spec(folder / "spec.toml"), folder.resolve(), origin)
+                if plugin.spec.group != kind:
+                    continue
+                first = found.setdefault(plugin.name, plugin)
+                if first.folder != plugin.folder and not first.spec.overrides:
+                    raise UsageError(
+                        f"Two {kind} are called '{plugin.name}': {first.folder} ({first.origin}) "
+                        f"and {plugin.folder} ({plugin.origin}).",
+                        hint="Rename one, or write 'overrides = true' into the spec.toml of the first.",
+                    )
+            self._found[kind] = found
+        return self._found[kind]
+
+    def _folders(self, kind: Kind) -> Iterator[tuple[Path, str]]:
+        for path in self._extra:
+            yield from ((folder, "--plugin") for folder in _plugin_folders(path, "--plugin"))
+        for text in filter(None, os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep)):
+            folders = _plugin_folders(Path(text), ENVIRONMENT_VARIABLE)
+            yield from ((folder, ENVIRONMENT_VARIABLE) for folder in folders)
+        for point in importlib.metadata.entry_points(group=f"uss_bench.{kind}"):
+            distribution = point.dist.name if point.dist else "an installed distribution"
+            yield _package_folder(point.value, distribution), distribution
+        for folder in _built_in_folders(kind):
+            yield folder, "built-in"
+
+
+def _plugin_folders(path: Path, origin: str) -> list[Path]:
+    if (path / "spec.toml").is_file():
+        candidates = [path]
+    elif path.is_dir():
+        candidates = sorted(spec.parent for spec in path.glob("*/spec.toml"))
+    else:
+        candidates = []
+    if not candidates:
+        raise UsageError(
+            f"{path}, given by {origin}, is no plugin: it has no spec.toml, nor has a folder in it.",
+            hint="A plugin is a folder with a spec.toml; see docs/plugins.md.",
+        )
+    return candidates
+
+
+def _package_folder(module: str, distribution: str) -> Path:
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError:
+        found = None
+    for location in (found.submodule_search_locations if found else None) or ():
+        if (Path(location) / "spec.toml").is_file():
+            return Path(location)
+    raise UsageError(
+        f"The entry point '{module}' of {distribution} is no package with a spec.toml.",
+        hint="Reinstall or uninstall that distribution.",
+    )
+
+
+def _built_in_folders(kind: Kind) -> list[Path]:
+    found = importlib.util.find_spec(f"uss_bench.{kind}")
+    locations = list((found.submodule_search_locations if found else None) or ())
+    # A checkout that was never installed has methods/ and datasets/ beside the package.
+    locations = locations or [str(Path(__file__).parent.parent / kind)]
+    return sorted(spec.parent for location in locations for spec in Path(location).glob("*/spec.toml"))
+
+
+def _load_package(plugin: Plugin) -> str:
+    """Make the plugin's folder a package of its own name, so that its files can import each other."""
+    name = f"uss_bench_plugins_{plugin.spec.group}_{plugin.name.replace('-', '_').replace('.', '_')}"
+    present = sys.modules.get(name)
+    if present is None or list(present.__path__) != [str(plugin.folder)]:
+        for stale in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
+            del sys.modules[stale]
+        package = types.ModuleType(name, f"The plugin folder {plugin.folder}.")
+        package.__path__ = [str(plugin.folder)]
+        sys.modules[name] = package
+        importlib.invalidate_caches()
+    return name

@@ -1,0 +1,252 @@
+"""Running a cell: prepare, train, choose, evaluate, record."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+from safetensors.torch import load_file, save
+
+from uss_bench import progress
+from uss_bench.context import Clock, RunContext, derive_seed, portable_state
+from uss_bench.contracts import Method
+from uss_bench.crf import CrfPool
+from uss_bench.errors import ContractError, UssBenchError
+from uss_bench.evaluation import Evaluation, Evaluator
+from uss_bench.features import FeatureStore
+from uss_bench.geometry import Items
+from uss_bench.protocol import Protocol
+from uss_bench.provenance import environment
+from uss_bench.records import (
+    SCHEMA,
+    Arrays,
+    Candidate,
+    Checkpoint,
+    CheckpointResult,
+    ClassRow,
+    Refinement,
+    RunRecord,
+    ScoreRow,
+    record_path,
+    write_record,
+)
+from uss_bench.scoring import Scores, score_under
+from uss_bench.setup import Setup
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A record and where it lies."""
+
+    path: Path
+    record: RunRecord
+
+
+def run_cell(
+    setup: Setup,
+    seed: int,
+    *,
+    store: FeatureStore,
+    pool: CrfPool,
+    out: Path,
+    crf_engine: str,
+    command: str = "",
+    notes: tuple[str, ...] = (),
+    labels_used: tuple[str, ...] = (),
+) -> Outcome:
+    """Run one cell and write its record.
+
+    Raises:
+        UssBenchError: when the run fails, after a record with its reason was written.
+    """
+    base = RunRecord(
+        schema=SCHEMA,
+        id=setup.cell(seed).id,
+        status="done",
+        cell=setup.cell(seed),
+        protocol=setup.protocol,
+        classes=[ClassRow(name=row.name, colour=row.colour) for row in setup.dataset.classes],
+        clusters=setup.params.get("clusters", 0),
+        crf_engine=crf_engine,
+        environment=environment(str(store.device)),
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        notes=[*notes, *([f"preset {setup.preset}"] if setup.preset else [])],
+        labels_used=list(labels_used),
+    )
+    clock = Clock()
+    encoded_before = store.encoded
+    try:
+        with tempfile.TemporaryDirectory(prefix="uss-bench-") as scratch:
+            record, arrays, state = _run(setup, seed, base, store, pool, Path(scratch), clock)
+    except UssBenchError as error:
+        failed = replace(base, status="failed", reason=str(error), phases=clock.phases)
+        path, _ = write_record(out, failed, None, None)
+        progress.log(f"The reason is kept in {path}.")
+        raise
+    record = replace(record, phases=clock.phases, encoded_items=store.encoded - encoded_before)
+    path, record = write_record(out, record, arrays, state)
+    record_path(out, record.cell).with_suffix(".failed.json").unlink(missing_ok=True)
+    return Outcome(path, record)
+
+
+def _run(
+    setup: Setup,
+    seed: int,
+    base: RunRecord,
+    store: FeatureStore,
+    pool: CrfPool,
+    scratch: Path,
+    clock: Clock,
+) -> tuple[RunRecord, Arrays, bytes]:
+    items = Items.for_training(
+        setup.train_images, setup.protocol, dataset_five_crop=setup.dataset_spec.five_crop
+    )
+    seed_everything(seed)
+    with _blame(setup.spec.name, "train"):
+        method = setup.make_method()
+        context = RunContext(
+            method=method, items=items, store=store, seed=seed, scratch=scratch, code=setup.code, clock=clock
+        )
+        with clock.phase("train"):
+            method.train(setup.train_images, context)
+        state = portable_state(method)
+
+    evaluator = make_evaluator(setup, store, pool, clock)
+    with _blame(setup.spec.name, "predict"):
+        candidates, winner = _choose(setup, method, context, evaluator, clock)
+        with clock.phase("evaluate"):
+            last = evaluator.evaluate(method)
+            selected = last if winner is None else evaluator.evaluate(_restored(setup, winner[1]))
+
+    record = replace(
+        base, clusters=last.clusters, images=len(evaluator), candidates=candidates, curves=context.curves
+    )
+    evaluations: dict[Checkpoint, Evaluation] = {"last": last}
+    if setup.test_labels is not None:
+        evaluations["selected"] = selected
+        record = replace(
+            record,
+            last=_result(None, last, setup.protocol),
+            selected=_result(winner[0] if winner else None, selected, setup.protocol),
+        )
+    return record, _arrays(setup, evaluator, evaluations), save(state)
+
+
+def make_evaluator(setup: Setup, store: FeatureStore, pool: CrfPool, clock: Clock) -> Evaluator:
+    """Build the evaluator of the test split, extracting its features if they are not there."""
+    items = Items.for_evaluation(setup.test_images, setup.protocol)
+    with clock.phase("extract"):
+        features = store.open(items, setup.spec.facets) if setup.spec.facets else None
+    return Evaluator(
+        method_name=setup.spec.name,
+        inputs=setup.spec.inputs,
+        items=items,
+        features=features,
+        labels=setup.test_labels,
+        n_classes=len(setup.dataset.classes),
+        protocol=setup.protocol,
+        alpha=setup.alpha,
+        pool=pool,
+        device=store.device,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, numpy and random, for methods that use the global generators."""
+    torch.manual_seed(seed)
+    np.random.seed(derive_seed(seed, "numpy") % 2**32)  # noqa: NPY002 - the global generator is the point
+    random.seed(seed)
+
+
+def _choose(
+    setup: Setup, method: Method, context: RunContext, evaluator: Evaluator, clock: Clock
+) -> tuple[list[Candidate], tuple[int, Path] | None]:
+    """Score the offered checkpoints with labels; return them and the winner, None if it is the last."""
+    if setup.test_labels is None:
+        return [], None
+    with clock.phase("candidates"):
+        states = [_restored(setup, path) for _, path in context.offers]
+        counts = evaluator.patch_counts([*states, method])
+    scores = [score_under(one, setup.protocol) for one in counts]
+    steps = [step for step, _ in context.offers] + [None]
+    candidates = [
+        Candidate(step=step, accuracy=100 * one.accuracy, miou=100 * one.miou)
+        for step, one in zip(steps, scores, strict=True)
+    ]
+    best = max(range(len(scores)), key=lambda index: (scores[index].miou, index))
+    return candidates, (context.offers[best] if best < len(context.offers) else None)
+
+
+def _restored(setup: Setup, path: Path) -> Method:
+    method = setup.make_method()
+    method.load_state_dict(load_file(path))
+    return method
+
+
+def _result(step: int | None, evaluation: Evaluation, protocol: Protocol) -> CheckpointResult:
+    return CheckpointResult(
+        step=step,
+        raw=score_row(score_under(evaluation.raw, protocol)),
+        crf=score_row(score_under(evaluation.crf, protocol)),
+    )
+
+
+def score_row(scores: Scores) -> ScoreRow:
+    """Write scores in percent, rounded to what a pixel count can mean, NaN as None."""
+
+    def percent(value: float) -> float | None:
+        return None if math.isnan(value) else round(100 * value, 4)
+
+    return ScoreRow(
+        accuracy=percent(scores.accuracy),
+        miou=percent(scores.miou),
+        iou=[percent(value) for value in scores.iou],
+        precision=[percent(value) for value in scores.precision],
+        recall=[percent(value) for value in scores.recall],
+        class_of_cluster=scores.class_of_cluster.tolist(),
+        clusters_used=scores.clusters_used,
+        pixels=scores.pixels,
+    )
+
+
+def _arrays(setup: Setup, evaluator: Evaluator, evaluations: dict[Checkpoint, Evaluation]) -> Arrays:
+    counts: dict[tuple[Checkpoint, Refinement], np.ndarray] = {}
+    maps: dict[tuple[Checkpoint, Refinement], np.ndarray] = {}
+    for name, one in evaluations.items():
+        maps[name, "raw"], maps[name, "crf"] = one.raw_maps, one.crf_maps
+        if setup.test_labels is not None:
+            counts[name, "raw"], counts[name, "crf"] = one.raw, one.crf
+    return Arrays(
+        image_ids=list(setup.test_images.ids),
+        counts=counts,
+        map_ids=[setup.test_images.ids[index] for index in evaluator.kept],
+        maps=maps,
+    )
+
+
+@contextlib.contextmanager
+def _blame(method: str, step: str) -> Iterator[None]:
+    """Turn what a plugin raises into an error that names the plugin; ours pass as they are."""
+    try:
+        yield
+    except UssBenchError:
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        raise ContractError(f"Method '{method}' ran out of GPU memory in {step}.") from error
+    except MemoryError as error:
+        raise ContractError(f"Method '{method}' ran out of memory in {step}.") from error
+    except Exception as error:
+        raise ContractError(
+            f"Method '{method}' failed in {step}: {type(error).__name__}: {error}.",
+            hint="The traceback is shown with --debug.",
+        ) from error

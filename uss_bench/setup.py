@@ -1,0 +1,175 @@
+"""From names to things: what a run needs, resolved and checked before any work is done."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uss_bench.contracts import Backbone, Dataset, Images, Labels, Method
+from uss_bench.errors import DataError, UsageError
+from uss_bench.params import check_options, choose_preset, method_params
+from uss_bench.protocol import Protocol, default_protocol, get_protocol
+from uss_bench.provenance import code_hash
+from uss_bench.records import BackboneId, Cell, DatasetId, MethodId
+from uss_bench.registry import Plugin, Registry
+from uss_bench.specs import DatasetSpec, MethodSpec
+from uss_bench.subset import digest, limited, limited_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for, in names and strings."""
+
+    method: str
+    dataset: str
+    dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str | None = None
+    weights: Path | None = None
+    backbone_name: str | None = None
+    protocol: str | None = None
+    preset: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    feature_dtype: typing.Literal["float16", "float32"] = "float16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A request with every name resolved: all that the cells of several seeds share."""
+
+    spec: MethodSpec
+    plugin: Plugin
+    params: dict[str, Any]
+    preset: str | None
+    dataset: Dataset
+    dataset_spec: DatasetSpec
+    train_images: Images
+    test_images: Images
+    test_labels: Labels | None
+    backbone: Backbone
+    protocol: Protocol
+    alpha: float
+    limit: int | None
+    feature_dtype: typing.Literal["float16", "float32"]
+    code: str
+    fingerprint: str
+
+    def make_method(self) -> Method:
+        """Return a fresh, untrained instance of the method."""
+        method: Method = self.plugin.load()(**self.params)
+        return method
+
+    def cell(self, seed: int) -> Cell:
+        return Cell(
+            method=MethodId(name=self.spec.name, params=self.params, code=self.code),
+            dataset=DatasetId(
+                name=self.dataset.name,
+                fingerprint=self.fingerprint,
+                train_split=self.dataset.train_split,
+                test_split=self.dataset.test_split,
+                limit=self.limit,
+            ),
+            backbone=BackboneId(
+                name=self.backbone.name, sha256=self.backbone.sha256, feature_dtype=self.feature_dtype
+            ),
+            protocol=self.protocol.id,
+            protocol_hash=self.protocol.hash,
+            alpha=self.alpha,
+            seed=seed,
+        )
+
+
+def resolve(request: Request, registry: Registry) -> Setup:
+    """Resolve a request.
+
+    Raises:
+        UsageError: for a wrong name, option or parameter.
+        DataError: when data or weights are missing or wrong.
+    """
+    spec, plugin = registry.method(request.method)
+    dataset, dataset_spec = load_dataset(registry, request.dataset, request.dataset_options)
+    train_images = limited(dataset.images(dataset.train_split), request.limit)
+    test_images = limited(dataset.images(dataset.test_split), request.limit)
+    labels = dataset.labels(dataset.test_split)
+    test_labels = limited_labels(labels, request.limit) if labels is not None else None
+    for split, images in ((dataset.train_split, train_images), (dataset.test_split, test_images)):
+        if not len(images):
+            raise DataError(f"Dataset '{dataset.name}' has no images in split '{split}'.")
+
+    backbone_name = request.backbone or (dataset_spec.default_backbone if spec.facets else "none")
+    if not backbone_name:
+        raise UsageError(
+            f"Method '{spec.name}' reads frozen features, and '{dataset.name}' has no default backbone.",
+            hint="Choose one: --backbone NAME (any timm ViT, or one that 'uss-bench ls backbones' shows).",
+        )
+    protocol = get_protocol(request.protocol) if request.protocol else None
+    backbone = load_backbone(
+        registry,
+        backbone_name,
+        weights=request.weights,
+        alias=request.backbone_name,
+        positions=protocol.positions if protocol else "dino",
+    )
+    protocol = protocol or get_protocol(default_protocol(backbone.patch))
+    for side in (protocol.train_side, protocol.eval_side):
+        if side % backbone.patch:
+            raise UsageError(
+                f"Protocol {protocol.id} works at {side} pixels, which is no multiple of the patch of "
+                f"{backbone.patch} of backbone '{backbone.name}'.",
+                hint=f"Use --protocol {default_protocol(backbone.patch)}; nothing is trimmed silently.",
+            )
+    preset = choose_preset(spec, request.preset, dataset=dataset.name, backbone=backbone.name)
+    return Setup(
+        spec=spec,
+        plugin=plugin,
+        params=method_params(plugin, preset, request.params, n_classes=len(dataset.classes)),
+        preset=preset.name if preset else None,
+        dataset=dataset,
+        dataset_spec=dataset_spec,
+        train_images=train_images,
+        test_images=test_images,
+        test_labels=test_labels,
+        backbone=backbone,
+        protocol=protocol,
+        alpha=protocol.alpha if spec.alpha is None else spec.alpha,
+        limit=request.limit,
+        feature_dtype=request.feature_dtype,
+        code=code_hash(plugin.folder),
+        fingerprint=digest(
+            train_images.fingerprint(),
+            test_images.fingerprint(),
+            test_labels.fingerprint() if test_labels is not None else "unlabelled",
+            *(row.name for row in dataset.classes),
+        ),
+    )
+
+
+def load_dataset(registry: Registry, name: str, options: Mapping[str, Any]) -> tuple[Dataset, DatasetSpec]:
+    """Construct a dataset from its name and the user's options."""
+    spec, plugin = registry.dataset(name)
+    entry = plugin.load()
+    check_options(entry, options, f"Dataset '{name}'", "--data", skip=1)
+    dataset: Dataset = entry(spec, **options)
+    return dataset, spec
+
+
+def load_backbone(
+    registry: Registry,
+    name: str,
+    *,
+    weights: Path | None = None,
+    alias: str | None = None,
+    positions: str = "dino",
+) -> Backbone:
+    """Construct a backbone: a plugin of that name, or else the timm model of that name."""
+    options: dict[str, Any] = {"positions": positions, "weights": weights, "name": alias}
+    if name in registry.names("backbones") and name != "timm":
+        spec, plugin = registry.backbone(name)
+    else:
+        spec, plugin = registry.backbone("timm")
+        options["model"] = name
+    backbone: Backbone = plugin.load()(spec, **{**spec.params, **options})
+    return backbone

@@ -1,0 +1,136 @@
+"""Feature shards on disk: plain ``.npy`` files with a sidecar that makes them trustworthy.
+
+A shard and its sidecar are each written under a temporary name and renamed, the sidecar last, so a
+shard exists exactly when its sidecar does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from uss_bench.errors import DataError
+from uss_bench.paths import atomic_write
+
+ITEMS_PER_SHARD = 128
+"""The same for every facet, so that facets extracted at different times share item ranges."""
+
+
+class Sidecar(msgspec.Struct, forbid_unknown_fields=True):
+    """What is known of one shard: size, checksum, and sums over items and positions per channel."""
+
+    items: int
+    bytes: int
+    crc32: int
+    positions: int
+    """Number of values that each channel's sums run over."""
+    total: list[float]
+    total_of_squares: list[float]
+
+
+class Shards:
+    """The shards of one key: where they lie, which items they hold, and how they are written.
+
+    Args:
+        folder: the key's folder; facet folders lie in it.
+        shapes: shape of one item per facet, channels first.
+        dtype: how values are kept.
+        n_items: number of items over all shards.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: np.dtype[Any],
+        n_items: int,
+    ) -> None:
+        self.folder = folder
+        self.shapes = shapes
+        self.dtype = dtype
+        self.n_items = n_items
+
+    @property
+    def count(self) -> int:
+        return -(-self.n_items // ITEMS_PER_SHARD)
+
+    def items_of(self, shard: int) -> range:
+        return range(shard * ITEMS_PER_SHARD, min(self.n_items, (shard + 1) * ITEMS_PER_SHARD))
+
+    def path(self, facet: str, shard: int) -> Path:
+        return self.folder / facet / f"{shard:05d}-of-{self.count:05d}.npy"
+
+    def sidecar_path(self, facet: str, shard: int) -> Path:
+        return self.path(facet, shard).with_suffix(".json")
+
+    def sidecar(self, facet: str, shard: int) -> Sidecar | None:
+        try:
+            return msgspec.json.decode(self.sidecar_path(facet, shard).read_bytes(), type=Sidecar)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def bytes_present(self) -> int:
+        sidecars = (self.sidecar(facet, shard) for facet in self.shapes for shard in range(self.count))
+        return sum(sidecar.bytes for sidecar in sidecars if sidecar)
+
+    def is_sound(self, facet: str, shard: int) -> bool | None:
+        """Whether a shard's bytes are what was written; None when it does not exist."""
+        sidecar = self.sidecar(facet, shard)
+        if sidecar is None:
+            return None
+        path = self.path(facet, shard)
+        try:
+            return path.stat().st_size == sidecar.bytes and crc32(path) == sidecar.crc32
+        except OSError:
+            return False
+
+    def write(self, facet: str, shard: int, array: np.ndarray) -> None:
+        """Write one shard and its sidecar.
+
+        Raises:
+            DataError: when the disk is full or cannot be written; nothing half-written stays.
+        """
+        path = self.path(facet, shard)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+            crc = crc32(partial)
+            size = partial.stat().st_size
+            partial.replace(path)
+            total, squares, positions = channel_sums(array)
+            sidecar = Sidecar(len(array), size, crc, positions, total.tolist(), squares.tolist())
+            atomic_write(self.sidecar_path(facet, shard), msgspec.json.encode(sidecar))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise DataError(
+                f"Features cannot be written to {path.parent}: {error.strerror}.",
+                hint="Free some space, set USS_BENCH_CACHE to another disk, or lower --store-budget.",
+            ) from None
+
+
+def channel_sums(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Sum values and squares per channel of (N, D, ...) in float64; say over how many values."""
+    total = np.zeros(array.shape[1])
+    squares = np.zeros(array.shape[1])
+    for item in array:
+        exact = item.reshape(len(item), -1).astype(np.float64)
+        total += exact.sum(axis=1)
+        squares += (exact**2).sum(axis=1)
+    return total, squares, int(np.prod(array.shape)) // array.shape[1]
+
+
+def crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
