@@ -102,7 +102,7 @@ class RunContext(Context):
 
     def report(self, step: int, **scalars: float | Tensor) -> None:
         for name, scalar in scalars.items():
-            value = float(scalar)
+            value = float(scalar.detach() if isinstance(scalar, Tensor) else scalar)
             if not math.isfinite(value):
                 raise Diverged(
                     f"Training diverged: '{name}' is {value} at step {step}.",

@@ -16,8 +16,9 @@ and keeps the traceback for ``--debug``.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UssBenchError(Exception):
@@ -71,3 +72,20 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     if not close:
         return listing
     return f"Did you mean {' or '.join(repr(name) for name in close)}? {listing}"
+
+
+@contextlib.contextmanager
+def blame(who: str, step: str) -> Iterator[None]:
+    """Turn whatever a plugin raises in `step` into an error that names the plugin; ours pass as they are."""
+    try:
+        yield
+    except UssBenchError:
+        raise
+    except Exception as error:
+        # torch.OutOfMemoryError is told by its name, so that this module does not import torch.
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise RunError(f"{who} ran out of memory in {step}.", hint="Lower batch_size.") from error
+        raise ContractError(
+            f"{who} failed in {step}: {type(error).__name__}: {error}",
+            hint="The traceback is shown with --debug.",
+        ) from error

@@ -21,7 +21,7 @@ from torch import Tensor
 from uss_bench import progress
 from uss_bench.contracts import Batch, Features, Labels, Method
 from uss_bench.crf import CrfPool
-from uss_bench.errors import ContractError, DataError
+from uss_bench.errors import ContractError, DataError, blame
 from uss_bench.features import to_unit_range
 from uss_bench.geometry import Items, label_square, resize
 from uss_bench.protocol import Protocol
@@ -141,7 +141,8 @@ class Evaluator:
             batch = self._inputs(indices, flipped=False)
             for position, method in enumerate(states):
                 code = self._embed(method, batch, len(indices))
-                logits = method.classify(code)
+                with blame(f"Method '{self.method_name}'", "classify"):
+                    logits = method.classify(code)
                 self._check_logits(logits, len(indices), code.shape[2:])
                 predictions = logits.argmax(dim=1).cpu().numpy()
                 for prediction, label in zip(predictions, labels, strict=True):
@@ -164,7 +165,8 @@ class Evaluator:
                 mirrored = self._embed(method, self._inputs(indices, flipped=True), len(indices))
                 code = (code + mirrored.flip(3)) / 2
             for one in code:
-                logits = pixel_logits(method, one[None], (side, side), self.protocol.upsample)
+                with blame(f"Method '{self.method_name}'", "classify"):
+                    logits = pixel_logits(method, one[None], (side, side), self.protocol.upsample)
                 self._check_logits(logits, 1, (side, side))
                 yield logits[0]
 
@@ -173,7 +175,8 @@ class Evaluator:
         return assemble(self.inputs, self.items, self.features, rows, self.device)
 
     def _embed(self, method: Method, batch: Batch, size: int) -> Tensor:
-        code = method.embed(batch)
+        with blame(f"Method '{self.method_name}'", "embed"):
+            code = method.embed(batch)
         if code.ndim != 4 or len(code) != size or not code.is_floating_point():
             raise ContractError(
                 f"Method '{self.method_name}' embedded {size} images as {tuple(code.shape)} {code.dtype}; "

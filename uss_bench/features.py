@@ -101,7 +101,7 @@ class FeatureStore:
         """Return the digest that names the folder of these items' features."""
         identity = {
             "format": _FORMAT,
-            "backbone": self.backbone.sha256,
+            "backbone": [self.backbone.name, self.backbone.sha256],
             "positions": self.positions,
             "dtype": self.dtype.name,
             **items.identity(),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import math
 import random
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from uss_bench import progress
 from uss_bench.context import Clock, RunContext, derive_seed, portable_state
 from uss_bench.contracts import Method
 from uss_bench.crf import CrfPool
-from uss_bench.errors import ContractError, UssBenchError
+from uss_bench.errors import UssBenchError, blame
 from uss_bench.evaluation import Evaluation, Evaluator
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
@@ -112,7 +110,7 @@ def _run(
         setup.train_images, setup.protocol, dataset_five_crop=setup.dataset_spec.five_crop
     )
     seed_everything(seed)
-    with _blame(setup.spec.name, "train"):
+    with blame(f"Method '{setup.spec.name}'", "training"):
         method = setup.make_method()
         context = RunContext(
             method=method, items=items, store=store, seed=seed, scratch=scratch, code=setup.code, clock=clock
@@ -122,11 +120,10 @@ def _run(
         state = portable_state(method)
 
     evaluator = make_evaluator(setup, store, pool, clock)
-    with _blame(setup.spec.name, "predict"):
-        candidates, winner = _choose(setup, method, context, evaluator, clock)
-        with clock.phase("evaluate"):
-            last = evaluator.evaluate(method)
-            selected = last if winner is None else evaluator.evaluate(_restored(setup, winner[1]))
+    candidates, winner = _choose(setup, method, context, evaluator, clock)
+    with clock.phase("evaluate"):
+        last = evaluator.evaluate(method)
+        selected = last if winner is None else evaluator.evaluate(_restored(setup, winner[1]))
 
     record = replace(
         base, clusters=last.clusters, images=len(evaluator), candidates=candidates, curves=context.curves
@@ -188,8 +185,9 @@ def _choose(
 
 
 def _restored(setup: Setup, path: Path) -> Method:
-    method = setup.make_method()
-    method.load_state_dict(load_file(path))
+    with blame(f"Method '{setup.spec.name}'", "loading a checkpoint"):
+        method = setup.make_method()
+        method.load_state_dict(load_file(path))
     return method
 
 
@@ -232,21 +230,3 @@ def _arrays(setup: Setup, evaluator: Evaluator, evaluations: dict[Checkpoint, Ev
         map_ids=[setup.test_images.ids[index] for index in evaluator.kept],
         maps=maps,
     )
-
-
-@contextlib.contextmanager
-def _blame(method: str, step: str) -> Iterator[None]:
-    """Turn what a plugin raises into an error that names the plugin; ours pass as they are."""
-    try:
-        yield
-    except UssBenchError:
-        raise
-    except torch.cuda.OutOfMemoryError as error:
-        raise ContractError(f"Method '{method}' ran out of GPU memory in {step}.") from error
-    except MemoryError as error:
-        raise ContractError(f"Method '{method}' ran out of memory in {step}.") from error
-    except Exception as error:
-        raise ContractError(
-            f"Method '{method}' failed in {step}: {type(error).__name__}: {error}.",
-            hint="The traceback is shown with --debug.",
-        ) from error

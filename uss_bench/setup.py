@@ -165,11 +165,21 @@ def load_backbone(
     positions: str = "dino",
 ) -> Backbone:
     """Construct a backbone: a plugin of that name, or else the timm model of that name."""
-    options: dict[str, Any] = {"positions": positions, "weights": weights, "name": alias}
+    options: dict[str, Any] = {"positions": positions}
+    if weights is not None:
+        options["weights"] = weights
+    if alias is not None:
+        options["name"] = alias
     if name in registry.names("backbones") and name != "timm":
         spec, plugin = registry.backbone(name)
     else:
+        if name == "timm":
+            raise UsageError(
+                "'timm' stands for all its models.", hint="Name one: --backbone vit_small_patch14_dinov2."
+            )
         spec, plugin = registry.backbone("timm")
         options["model"] = name
-    backbone: Backbone = plugin.load()(spec, **{**spec.params, **options})
+    entry = plugin.load()
+    check_options(entry, options, f"Backbone '{name}'", "--backbone-name or --weights:", skip=1)
+    backbone: Backbone = entry(spec, **{**spec.params, **options})
     return backbone

@@ -1,0 +1,138 @@
+"""Reading weights from a file, and loading them so that a misfit is explained and never ignored."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from uss_bench.errors import DataError, UsageError
+
+_NESTS = ("teacher", "model", "state_dict")
+"""Keys under which training scripts put the state dict; a self-distilled teacher before all."""
+
+_HEADS = ("head.", "head_dist.", "mask_token")
+"""What checkpoints hold beyond the trunk: classifiers, projection heads, the mask token of iBOT."""
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file, on the CPU, by timm's names.
+
+    State dicts nested under ``teacher``, ``model`` or ``state_dict`` are unpacked, and the prefixes
+    ``module.`` (`DataParallel`) and ``backbone.`` (self-supervised training) removed. Nothing in the
+    file is executed.
+
+    Raises:
+        UsageError: for another suffix.
+        DataError: when the file is missing, truncated, or holds no weights.
+    """
+    if path.suffix not in {".safetensors", ".pth", ".pt"}:
+        raise UsageError(
+            f"Weights '{path}' have an unknown suffix.", hint="Expected a .safetensors, .pth or .pt file."
+        )
+    try:
+        content = _read(path)
+    except FileNotFoundError:
+        raise DataError(f"Weights '{path}' do not exist.") from None
+    except safetensors.SafetensorError as error:
+        raise DataError(
+            f"Weights '{path}' are truncated, or no safetensors file: {error}.", hint="Fetch the file again."
+        ) from None
+    except pickle.UnpicklingError:
+        raise DataError(
+            f"Weights '{path}' are no PyTorch file, or hold pickled objects beside tensors.",
+            hint="Only tensors are read, because unpickling runs code. If you trust the file, save its state "
+            "dict alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW).",
+        ) from None
+    except (OSError, EOFError, RuntimeError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise DataError(
+            f"Weights '{path}' are truncated or unreadable: {reason}.", hint="Fetch the file again."
+        ) from None
+    return _strip_prefixes(_unpack(content, path))
+
+
+def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
+    """Load `state` into `model`, cast to the model's dtype; `what` names both in the error.
+
+    Heads that the model does not have are left out: a trunk has no classes.
+
+    Raises:
+        DataError: when keys are missing, unexpected or of another shape, naming the first few.
+    """
+    expected = model.state_dict()
+    offered = {key: value for key, value in state.items() if key in expected or not key.startswith(_HEADS)}
+    misfits = [
+        _listing("missing", expected.keys() - offered.keys()),
+        _listing("unexpected", offered.keys() - expected.keys()),
+        _listing(
+            "of another shape",
+            (
+                f"{key} is {list(offered[key].shape)} instead of {list(expected[key].shape)}"
+                for key in expected.keys() & offered.keys()
+                if offered[key].shape != expected[key].shape
+            ),
+        ),
+    ]
+    if any(misfits):
+        raise DataError(
+            f"{what} do not fit: {'; '.join(filter(None, misfits))}.",
+            hint="Choose the --backbone that these weights were made for.",
+        )
+    model.load_state_dict(offered)
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of the file at `path`, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_state(state: Mapping[str, Tensor]) -> str:
+    """Return a sha256 over names, dtypes, shapes and values of `state`, whatever their order."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unpack(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not content:
+        raise DataError(f"Weights '{path}' hold no state dict but a {type(content).__name__}.")
+    stranger = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
+    if stranger is not None:
+        raise DataError(f"Weights '{path}' hold no state dict: '{stranger}' is no tensor.")
+    return dict(content)
+
+
+def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    # A checkpoint that sets its trunk apart in this way keeps training heads beside it.
+    trunk = {key: value for key, value in state.items() if key.startswith("backbone.")}
+    return {key.removeprefix("backbone."): value for key, value in (trunk or state).items()}
+
+
+def _listing(what: str, items: Iterable[str], shown: int = 3) -> str:
+    names = sorted(items)
+    more = ", …" if len(names) > shown else ""
+    return f"{len(names)} {what} ({', '.join(names[:shown])}{more})" if names else ""
