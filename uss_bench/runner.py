@@ -203,7 +203,7 @@ def score_row(scores: Scores) -> ScoreRow:
     """Write scores in percent, rounded to what a pixel count can mean, NaN as None."""
 
     def percent(value: float) -> float | None:
-        return None if math.isnan(value) else round(100 * value, 4)
+        return None if math.isnan(value) else round(100 * float(value), 4)
 
     return ScoreRow(
         accuracy=percent(scores.accuracy),

@@ -1,0 +1,63 @@
+"""Write docs/cli.md from the command line itself, and check the links of all Markdown files.
+
+With ``--check`` nothing is written: the script fails if docs/cli.md is out of date.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from uss_bench.cli import cli
+
+ROOT = Path(__file__).parent.parent
+_WIDTH = 96
+
+
+def cli_reference() -> str:
+    """Return the Markdown of every command's help."""
+    parts = [
+        "# Command line\n\n"
+        "Exit codes: 0 done, 1 a run failed, 2 wrong usage, 3 a number moved, 130 interrupted.\n"
+    ]
+    top = click.Context(cli, info_name="uss-bench", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    parts.append(f"```text\n{cli.get_help(top)}\n```\n")
+    for name in cli.list_commands(top):
+        command = cli.get_command(top, name)
+        assert command is not None
+        context = click.Context(
+            command, info_name=name, parent=top, terminal_width=_WIDTH, max_content_width=_WIDTH
+        )
+        parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def broken_links() -> list[str]:
+    """Return links to files of the repository that do not exist, as 'file: link'."""
+    broken = []
+    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("m*/**/*.md")]):
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in link and not (page.parent / link).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    return broken
+
+
+def main() -> int:
+    target = ROOT / "docs" / "cli.md"
+    text = cli_reference()
+    problems = [f"broken link in {place}" for place in broken_links()]
+    if "--check" in sys.argv:
+        if not target.exists() or target.read_text(encoding="utf-8") != text:
+            problems.append("docs/cli.md is out of date: run nox -s docs")
+    else:
+        target.write_text(text, encoding="utf-8")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

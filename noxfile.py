@@ -1,0 +1,130 @@
+"""The one entry to every check: ``nox -l`` lists the sessions.
+
+Sessions run in the environment that nox itself is installed in, so that torch is installed once and
+not once per session: ``pip install -e ".[dev]"`` first. Only `wheel` makes environments of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import sysconfig
+import tarfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests"]
+
+PYTHON = sys.executable
+ROOT = Path(__file__).parent
+CODE = ["uss_bench", "methods", "datasets", "tests", "benchmarks", "docs", "noxfile.py"]
+# mypy wants one root per package, and plugin folders are packages of their own.
+PLUGIN_FOLDERS = sorted(
+    str(spec.parent.relative_to(ROOT))
+    for parent in ("methods", "datasets")
+    for spec in (ROOT / parent).glob("*/spec.toml")
+)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments after -- go to pytest."""
+    session.run(PYTHON, "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff."""
+    session.run(PYTHON, "-m", "ruff", "check", *CODE)
+    session.run(PYTHON, "-m", "ruff", "format", "--check", *CODE)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy, strictly: the package, then each plugin folder."""
+    session.run(PYTHON, "-m", "mypy", "uss_bench")
+    for folder in PLUGIN_FOLDERS:
+        session.run(PYTHON, "-m", "mypy", folder, silent=True)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build sdist and wheel, install each in a clean environment, and run the command line.
+
+    The environments borrow the dependencies that are installed here; with ``-- --full`` they install
+    their own, as a user's would.
+    """
+    full = "--full" in session.posargs
+    work = Path(session.create_tmp()).resolve()
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    session.run(PYTHON, "-m", "build", "--outdir", str(work / "dist"), str(ROOT), silent=True)
+    (built,) = (work / "dist").glob("*.whl")
+    (source,) = (work / "dist").glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for needed in ("methods/smooseg/spec.toml", "datasets/toy3/spec.toml", "README.md", "LICENSE"):
+        if needed not in names:
+            session.error(f"the sdist lacks {needed}")
+    for kind, target in (("wheel", built), ("sdist", source)):
+        environment = work / kind
+        session.run(PYTHON, "-m", "venv", str(environment))
+        python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+        arguments = ["install", "--quiet", str(target)]
+        if not full:
+            arguments += ["--no-deps", "--no-build-isolation"]
+            borrow = session.run(
+                str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True
+            )
+            lender = sysconfig.get_path("purelib")
+            (Path(str(borrow).strip()) / "borrowed.pth").write_text(f"{lender}\n")
+        session.run(str(python), "-m", "pip", *arguments, external=True)
+        command = [str(python), "-c", "from uss_bench.cli import main; main()"]
+        with session.chdir(work):
+            session.run(str(python), "-c", _WHERE_FROM, str(environment))
+            session.run(*command, "--help", silent=True)
+            session.run(*command, "ls")
+            job = [
+                "run",
+                "--method",
+                "dino",
+                "--dataset",
+                "toy3",
+                "--limit",
+                "8",
+                "--set",
+                "steps=20",
+                "--quiet",
+            ]
+            session.run(*command, *job)
+
+
+_WHERE_FROM = """
+import importlib.util, pathlib, sys
+environment = pathlib.Path(sys.argv[1])
+origin = pathlib.Path(importlib.util.find_spec("uss_bench").origin)
+assert environment in origin.parents, f"uss_bench comes from {origin}, not from the clean environment"
+assert importlib.util.find_spec("methods") is None, "'methods' is importable at the top level"
+"""
+
+
+@nox.session
+def crf(session: nox.Session) -> None:
+    """Prove the CRF engine against pydensecrf, which this session builds (needs a C++ compiler)."""
+    session.run(PYTHON, "-m", "pip", "install", "--quiet", "pydensecrf2>=1.1")
+    session.run(PYTHON, "-m", "pytest", "tests/test_crf_reference.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run every benchmark at small size and print its table."""
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+        session.run(PYTHON, str(script), "--small", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write docs/cli.md from the command line itself; with ``-- --check`` only compare, and check links."""
+    session.run(PYTHON, "docs/build.py", *session.posargs)
