@@ -265,7 +265,8 @@ class FeatureReader(Features):
 
 def to_unit_range(squares: np.ndarray, device: torch.device) -> Tensor:
     """Turn uint8 (B, H, W, 3) into float32 (B, 3, H, W) in [0, 1] on `device`."""
-    return torch.from_numpy(squares).to(device).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+    writable = np.require(squares, requirements=["C", "W"])
+    return torch.from_numpy(writable).to(device).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
 
 
 def _prefetch(items: Items, indices: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:

@@ -82,7 +82,7 @@ def run_cell(
         labels_used=list(labels_used),
     )
     clock = Clock()
-    encoded_before = store.encoded
+    encoded_before, fallbacks_before = store.encoded, pool.fallbacks
     try:
         with tempfile.TemporaryDirectory(prefix="uss-bench-") as scratch:
             record, arrays, state = _run(setup, seed, base, store, pool, Path(scratch), clock)
@@ -92,6 +92,9 @@ def run_cell(
         progress.log(f"The reason is kept in {path}.")
         raise
     record = replace(record, phases=clock.phases, encoded_items=store.encoded - encoded_before)
+    if fallbacks := pool.fallbacks - fallbacks_before:
+        note = f"{fallbacks} images were refined in the main process because CRF workers were lost"
+        record = replace(record, notes=[*record.notes, note])
     path, record = write_record(out, record, arrays, state)
     record_path(out, record.cell).with_suffix(".failed.json").unlink(missing_ok=True)
     return Outcome(path, record)

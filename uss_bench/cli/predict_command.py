@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -116,7 +115,7 @@ def command(
         matched = row.class_of_cluster
     out.mkdir(parents=True, exist_ok=True)
     predictor = Predictor(method, spec, network, record.protocol, record.cell.alpha, torch_device)
-    with CrfPool(record.protocol.crf, workers=workers or os.cpu_count()) as pool:
+    with CrfPool(record.protocol.crf, workers=workers, log=progress.log) as pool:
         maps = predictor.label_maps(images, pool if crf else None)
         for name, labels in progress.track(maps, total=len(images), label="predict"):
             picture = Image.fromarray(labels.astype(np.uint8))

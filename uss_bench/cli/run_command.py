@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -163,7 +162,7 @@ def command(
         dtype=feature_dtype,
         budget=int(store_budget * 1e9),
     )
-    with CrfPool(setup.protocol.crf, engine=crf_engine, workers=workers or os.cpu_count()) as pool:
+    with CrfPool(setup.protocol.crf, engine=crf_engine, workers=workers, log=progress.log) as pool:
         for number, cell in cells.items():
             path = record_path(out, cell)
             if number in done:
