@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/crf.py [--repeats 3] [--images 4]
+    python benchmarks/crf.py [--repeats 3] [--images 4] [--small]
 
 Both engines treat the same images in the same run, in turns, so that whatever else the machine does
 slows both. Real images come from ``../shared/data/camvid`` when it is there.
@@ -109,7 +109,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="timings per image and engine")
     parser.add_argument("--images", type=int, default=4, help="images per set")
+    parser.add_argument("--small", action="store_true", help="one timing of two images: does it run at all")
     options = parser.parse_args()
+    if options.small:
+        options.repeats, options.images = 1, 2
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sets = {"synthetic": [synthetic(seed) for seed in range(options.images)]}
     sets |= {"CamVid": scenes} if (scenes := street_scenes(options.images)) else {}

@@ -1,20 +1,20 @@
-"""Reading image and label files, and telling one content from another.
+"""Reading images and label files, listing them, and telling whether they changed.
 
-EXIF orientation is not applied: label maps have none, so turning the image alone would tear the two
-apart. What can be converted without losing meaning is converted (greyscale and palette images, alpha);
-what cannot (16-bit, CMYK) is refused with the way to convert it.
+EXIF orientation is not applied: label files carry none, so that a turned image would no longer lie
+under its labels.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import re
-import warnings
-from collections.abc import Iterator, Sequence
+import struct
+import time
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -23,146 +23,181 @@ from uss_bench.paths import atomic_write, cache_root
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I", "F")
-_CONVERTED = ("L", "P", "RGBA", "LA", "PA", "1", "RGBX")
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder, sorted by name; hidden files and folders are left out.
-
-    Raises:
-        DataError: when the folder is missing.
-    """
-    try:
-        entries = sorted(Path(folder).iterdir())
-    except OSError as error:
-        raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from None
-    return [
-        path
-        for path in entries
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+# What Pillow's decoders raise on broken bytes; they have no common base.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_WITH_ALPHA = {"RGBA": "RGB", "RGBa": "RGB", "RGBX": "RGB", "LA": "L", "La": "L"}
+_GREY_INTEGERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+# A file that changed this recently may change again under the same time stamp, so it is not trusted.
+_SETTLED_NS = 2_000_000_000
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as uint8 (H, W, 3), RGB.
+    """Read an image as uint8 (H, W, 3), RGB; of several frames, the first.
+
+    Grey and paletted images become RGB, and alpha is dropped.
 
     Raises:
-        DataError: when it is missing, damaged, no image, too large, or of a mode that would lose meaning.
+        DataError: when the file is missing, broken or too large, or when making 8-bit RGB of it would
+            lose meaning (16 bits, floats, CMYK, Lab).
     """
-    with _opened(path) as picture:
-        if picture.mode in _SIXTEEN_BIT:
-            raise DataError(
-                f"{path} has more than 8 bits per channel (mode {picture.mode}).",
-                hint="Convert it to 8 bits with a scaling of your choice; uss-bench will not guess one.",
-            )
-        if picture.mode != "RGB" and picture.mode not in _CONVERTED:
-            raise DataError(
-                f"{path} is a {picture.mode} image, whose colours depend on a profile.",
-                hint=f"Convert it to RGB first: magick {Path(path).name} -colorspace sRGB out.png",
-            )
-        if picture.mode == "P" and "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-        return np.array(picture.convert("RGB"))
+    image, deep = _decode(Path(path))
+    if deep:
+        raise DataError(
+            f"{path} has more than 8 bits per channel (read as {image.mode}).",
+            hint="Scale it to 0..255 and save it as 8-bit PNG; ImageMagick does it with '-depth 8'.",
+        )
+    if image.mode in ("P", "PA"):
+        # By way of RGBA, because a palette may have transparent entries.
+        image = image.convert("RGBA")
+    if image.mode not in ("1", "L", "RGB", "YCbCr", *_WITH_ALPHA):
+        raise DataError(
+            f"{path} is in {image.mode}, which is RGB only under a colour profile.",
+            hint="Convert it with the profile that it was made for, and save it as RGB; ImageMagick does it "
+            "with '-colorspace sRGB'.",
+        )
+    return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
 def read_label(path: Path) -> np.ndarray:
-    """Read a label map: integers (H, W) of a grey or palette PNG, or uint8 (H, W, 3) of a colour-coded one.
+    """Read the values of a label file exactly as they are stored.
+
+    Returns:
+        Grey files: uint8 (H, W), or int32 (H, W) for deeper ones. Paletted files: their indices, uint8
+        (H, W). One-bit files: 0 and 1. Colour-coded files: uint8 (H, W, 3). Alpha is dropped.
 
     Raises:
-        DataError: when it is missing, damaged, no image, or of another kind.
+        DataError: when the file is missing, broken or too large, or cannot hold exact values (JPEG, WebP).
     """
-    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
-        raise DataError(f"{path} is a JPEG, which changes label values. Save label maps as PNG.")
-    with _opened(path) as picture:
-        if picture.mode in ("L", "P"):
-            return np.array(picture)  # of a palette image, the indices
-        if picture.mode == "1":
-            return np.array(picture).astype(np.uint8)
-        if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
-            return np.array(picture).astype(np.int32)
-        if picture.mode in ("RGB", "RGBA"):
-            return np.array(picture.convert("RGB"))
-        raise DataError(f"{path} is a {picture.mode} image: no label map (grey, palette or RGB).")
+    image, deep = _decode(Path(path))
+    if image.format in ("JPEG", "MPO", "WEBP"):
+        raise DataError(
+            f"{path} is a {image.format}, whose compression changes values: it cannot hold labels.",
+            hint="Make the labels again and save them as PNG; converting this file does not bring them back.",
+        )
+    eight_bits = not deep and (image.mode == "RGB" or image.mode in _WITH_ALPHA)
+    if not eight_bits and image.mode not in _GREY_INTEGERS:
+        raise DataError(
+            f"{path} is in {image.mode}{', more than 8 bits deep' if deep else ''}, which is no label file.",
+            hint="Save labels as greyscale PNG of class numbers, or as 8-bit RGB PNG of class colours.",
+        )
+    array = np.array(image.convert(_WITH_ALPHA[image.mode]) if image.mode in _WITH_ALPHA else image)
+    return array.astype(np.uint8 if array.dtype in (np.bool_, np.uint8) else np.int32)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) from an image's header.
+    """Return (height, width) from the file's header, without decoding it."""
+    with _open(Path(path)) as image:
+        return image.height, image.width
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files of a folder, sorted by name, whatever the locale and the file system.
+
+    Hidden files are left out: macOS puts ``._photo.jpg`` beside ``photo.jpg``.
 
     Raises:
-        DataError: when the file is missing or no image.
+        DataError: when there is no such folder.
     """
-    with _opened(path, decode=False) as picture:
-        return picture.height, picture.width
-
-
-@contextlib.contextmanager
-def _opened(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
-    """Open and decode an image, turning what Pillow raises into one error that names the file."""
     try:
-        with warnings.catch_warnings():
-            # A bomb warning below Pillow's limit is of no use to anyone; the limit itself stays.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                if decode:
-                    picture.load()
-                if not picture.width or not picture.height:
-                    raise DataError(f"{path} has no pixels.")
-                yield picture
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except UnidentifiedImageError:
-        size = Path(path).stat().st_size
-        what = "is empty" if not size else f"is no image that can be read ({size} bytes)"
-        raise DataError(f"{path} {what}.", hint="Was the download complete? Fetch it again.") from None
-    except Image.DecompressionBombError:
-        raise DataError(f"{path} would unpack to an enormous image, and is refused.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged: {error}.", hint="Fetch or export the file again.") from None
+        found = [path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from None
+    kept = [path for path in found if not path.name.startswith(".") and path.is_file()]
+    return sorted(kept, key=lambda path: path.name)
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """Return a digest over names, sizes and contents of files, in order.
+    """Return a sha256 over names, sizes and contents, in the order given.
 
-    The sha256 of a file is kept in the cache by path, size and time of change, so that the second
-    fingerprint of a large dataset takes no reading.
+    Content digests are remembered in the cache by path, size and modification time, so that a second
+    call only looks at the files' metadata.
+
+    Raises:
+        DataError: when a file cannot be read.
     """
-    known = _KnownDigests(paths[0].parent if paths else Path())
-    digest = hashlib.sha256()
+    home = str(paths[0].parent.resolve()) if paths else ""
+    place = cache_root() / "digests" / f"{hashlib.sha256(home.encode()).hexdigest()[:32]}.json"
+    known = _read_digests(place)
+    fresh: dict[str, tuple[int, int, str]] = {}
+    manifest = hashlib.sha256()
     for path in paths:
+        key = str(path.absolute())
         try:
-            digest.update(f"{path.name}\0{path.stat().st_size}\0{known.sha256(path)}\n".encode())
+            stat = path.stat()
+            entry = known.get(key)
+            if entry is None or entry[:2] != (stat.st_size, stat.st_mtime_ns):
+                with path.open("rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                entry = (stat.st_size, stat.st_mtime_ns, digest)
+                if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
+                    fresh[key] = entry
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    known.save()
-    return digest.hexdigest()
+        manifest.update(f"{path.name}\0{entry[0]}\0{entry[2]}\n".encode())
+    if fresh:
+        # Without a writable cache the next call is slow and just as right.
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(place, msgspec.json.encode(known | fresh))
+    return manifest.hexdigest()
 
 
-class _KnownDigests:
-    """Digests of the files of one folder, kept from one run to the next."""
+def _read_digests(place: Path) -> dict[str, tuple[int, int, str]]:
+    try:
+        return msgspec.json.decode(place.read_bytes(), type=dict[str, tuple[int, int, str]])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
 
-    def __init__(self, folder: Path) -> None:
-        name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        self._path = cache_root() / "digests" / f"{name}.json"
-        self._known: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError):  # a damaged cache is only a slow one
-            loaded = json.loads(self._path.read_text(encoding="utf-8"))
-            if isinstance(loaded, dict):
-                sound = re.compile(r"[0-9a-f]{64}")
-                self._known = {k: v for k, v in loaded.items() if isinstance(v, str) and sound.fullmatch(v)}
-        self._changed = False
 
-    def sha256(self, path: Path) -> str:
-        stat = path.stat()
-        key = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        if key not in self._known:
-            with path.open("rb") as file:
-                self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-            self._changed = True
-        return self._known[key]
+def _open(path: Path) -> Image.Image:
+    """Open an image and check its size; its pixels are not decoded yet."""
+    try:
+        image = Image.open(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(path) from None
+    except UnidentifiedImageError:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty (0 bytes).", hint="Copy or download it again.") from None
+        raise DataError(
+            f"{path} is not an image that can be read, or its header is broken.",
+            hint="Known formats: JPEG, PNG, BMP, TIFF, WebP. Copy the file again, or remove it.",
+        ) from None
+    except _DECODE_ERRORS as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    height, width = image.height, image.width
+    if not height or not width:
+        image.close()
+        raise DataError(f"{path} has no pixels: it is {width}×{height}.", hint="Remove it.")
+    # Pillow merely warns up to twice its limit, and `warnings` cannot be changed safely among threads.
+    if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
+        image.close()
+        raise _too_large(path)
+    return image
 
-    def save(self) -> None:
-        if self._changed:
-            with contextlib.suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                atomic_write(self._path, json.dumps(self._known).encode())
+
+def _decode(path: Path) -> tuple[Image.Image, bool]:
+    """Return the decoded image, and whether the file has more than 8 bits per sample."""
+    with _open(path) as image:
+        deep = _is_deep(image)  # before loading, which forgets how the file stored its samples
+        try:
+            image.load()
+        except _DECODE_ERRORS as error:
+            raise DataError(
+                f"{path} is damaged or truncated: {error}.", hint="Copy or download it again."
+            ) from None
+        return image, deep
+
+
+def _is_deep(image: Image.Image) -> bool:
+    # Pillow reads 16-bit colour as 8-bit without a word: only the decoder's raw mode tells.
+    raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+    return image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in raw_modes
+
+
+def _too_large(path: Path) -> DataError:
+    return DataError(
+        f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels, as decompression bombs do.",
+        hint="Cut it into tiles.",
+    )

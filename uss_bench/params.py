@@ -87,3 +87,9 @@ def check_options(
             msgspec.convert(value, hints.get(name, Any), strict=True)
         except msgspec.ValidationError as error:
             raise UsageError(f"{owner}: {name}={value!r} will not do: {error}.") from None
+
+
+def required_options(entry: Callable[..., Any], skip: int = 0) -> set[str]:
+    """Return the names of keyword options that have no default."""
+    parameters = list(inspect.signature(entry).parameters.values())[skip:]
+    return {one.name for one in parameters if one.default is inspect.Parameter.empty}

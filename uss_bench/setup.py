@@ -10,7 +10,7 @@ from typing import Any
 
 from uss_bench.contracts import Backbone, Dataset, Images, Labels, Method
 from uss_bench.errors import DataError, UsageError
-from uss_bench.params import check_options, choose_preset, method_params
+from uss_bench.params import check_options, choose_preset, method_params, required_options
 from uss_bench.protocol import Protocol, default_protocol, get_protocol
 from uss_bench.provenance import code_hash
 from uss_bench.records import BackboneId, Cell, DatasetId, MethodId
@@ -152,6 +152,10 @@ def load_dataset(registry: Registry, name: str, options: Mapping[str, Any]) -> t
     spec, plugin = registry.dataset(name)
     entry = plugin.load()
     check_options(entry, options, f"Dataset '{name}'", "--data", skip=1)
+    missing = required_options(entry, skip=1) - set(options)
+    if missing:
+        flags = " ".join(f"--{one} …" if one == "root" else f"--data {one}=…" for one in sorted(missing))
+        raise UsageError(f"Dataset '{name}' needs to know more.", hint=f"Add {flags}")
     dataset: Dataset = entry(spec, **options)
     return dataset, spec
 
