@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -81,10 +82,14 @@ def check_options(
     known = list(inspect.signature(entry).parameters)[skip:]
     for name, value in options.items():
         if name not in known:
-            hint = did_you_mean(name, known)
-            raise UsageError(f"{owner} has no option '{name}' ({flag} {name}=…).", hint=hint)
+            raise UsageError(
+                f"{owner} has no option '{name}' ({flag} {name}=…).", hint=did_you_mean(name, known)
+            )
+        hint = hints.get(name, Any)
+        if isinstance(value, (str, Path)) and (hint is Path or Path in typing.get_args(hint)):
+            continue
         try:
-            msgspec.convert(value, hints.get(name, Any), strict=True)
+            msgspec.convert(value, hint, strict=True)
         except msgspec.ValidationError as error:
             raise UsageError(f"{owner}: {name}={value!r} will not do: {error}.") from None
 
