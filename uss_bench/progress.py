@@ -21,6 +21,12 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def say(text: str) -> None:
+    """Print text as it is."""
+    if not _quiet:
+        tqdm.write(text, file=sys.stderr)
+
+
 def log(message: str) -> None:
     """Print one line, after the seconds since the command started, without breaking a bar."""
     if not _quiet:

@@ -172,7 +172,7 @@ def _choose(
     setup: Setup, method: Method, context: RunContext, evaluator: Evaluator, clock: Clock
 ) -> tuple[list[Candidate], tuple[int, Path] | None]:
     """Score the offered checkpoints with labels; return them and the winner, None if it is the last."""
-    if setup.test_labels is None:
+    if setup.test_labels is None or not context.offers:
         return [], None
     with clock.phase("candidates"):
         states = [_restored(setup, path) for _, path in context.offers]

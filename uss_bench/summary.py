@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from tabulate import tabulate
 
+from uss_bench import progress
 from uss_bench.records import Cell, CheckpointResult, RunRecord, ScoreRow, record_path
 from uss_bench.setup import Setup
 
@@ -28,7 +29,7 @@ def print_header(setup: Setup) -> None:
         + (f", alpha {setup.alpha:g} by the method's spec" if setup.spec.alpha is not None else ""),
         f"  parameters {preset}{params}",
     ]
-    click.echo("\n".join(lines), err=True)
+    progress.say("\n".join(lines))
 
 
 def run_summary(records: Sequence[RunRecord]) -> str:

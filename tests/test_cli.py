@@ -1,0 +1,228 @@
+"""The command line as a user meets it: what it writes, what it says, how it exits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import PLUGINS, SMALL
+
+from uss_bench.records import read_arrays, read_record
+from uss_bench.registry import Registry
+
+QUICK = ["--plugin", PLUGINS, "--quiet", "--workers", "1", "--protocol", SMALL]
+DINO = ["run", "--method", "dino", "--dataset", "tiny", "--set", "steps=3", *QUICK]
+
+
+@pytest.fixture
+def uss(command, tmp_path) -> Callable[..., object]:
+    """Run a command that writes into the test's own results folder."""
+
+    def uss(*arguments):
+        return command(*arguments, "--out", tmp_path / "results")
+
+    return uss
+
+
+def records(folder: Path) -> list[Path]:
+    return sorted(folder.glob("results/**/*.json"))
+
+
+def test_run_leaves_a_record_its_arrays_the_state_and_a_picture(uss, tmp_path):
+    said = uss(*DINO)
+    assert said.code == 0
+    (path,) = records(tmp_path)
+    assert str(path) in said.out
+    record = read_record(path)
+    assert record.last is not None
+    assert record.images == 4
+    counts = read_arrays(path, record).counts["last", "crf"]
+    assert counts.shape == (4, 2, 2)
+    assert f"{record.last.crf.accuracy:.1f}" in said.out
+    for suffix in (".png", ".safetensors"):
+        assert path.with_suffix(suffix).stat().st_size > 0
+
+
+def test_a_finished_run_is_not_repeated_unless_forced(uss, tmp_path):
+    uss(*DINO)
+    (path,) = records(tmp_path)
+    before = path.stat().st_mtime_ns
+    assert uss(*DINO).code == 0
+    assert path.stat().st_mtime_ns == before
+    assert uss(*DINO, "--force").code == 0
+    assert path.stat().st_mtime_ns > before
+
+
+def test_several_seeds_are_averaged_in_the_table(uss, tmp_path):
+    said = uss(*DINO, "--seeds", 2)
+    assert "mean ± sd" in said.out
+    assert [read_record(path).cell.seed for path in records(tmp_path)] == [0, 1]
+
+
+def test_a_dry_run_tells_done_from_pending_and_runs_nothing(uss, tmp_path):
+    uss(*DINO)
+    said = uss(*DINO, "--seeds", 2, "--dry-run")
+    assert [line.split()[5] for line in said.out.splitlines()[2:]] == ["done", "pending"]
+    assert len(records(tmp_path)) == 1
+
+
+def test_limit_takes_fewer_images_and_makes_another_record(uss, tmp_path):
+    uss(*DINO)
+    uss(*DINO, "--limit", 2)
+    assert sorted(read_record(path).images for path in records(tmp_path)) == [2, 4]
+
+
+def test_without_labels_it_trains_and_predicts_and_scores_nothing(uss, tmp_path):
+    arguments = [*DINO, "--data", "labelled=false"]
+    said = uss(*arguments)
+    assert said.code == 2
+    assert "number of clusters" in said.err
+    said = uss(*arguments, "--set", "clusters=3")
+    assert said.code == 0
+    record = read_record(records(tmp_path)[0])
+    assert record.last is None
+    assert record.clusters == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--method", "smoseg", "--dataset", "tiny"], "Did you mean 'smooseg'"),
+        (["--method", "dino", "--dataset", "tinny"], "Did you mean 'tiny'"),
+        (["--method", "dino", "--dataset", "tiny", "--backbone", "vit_smal_patch14_dinov2"], "Did you mean"),
+        (["--method", "dino", "--dataset", "tiny", "--protocol", "stego32@1"], "or 'stego320@1'"),
+        (["--method", "dino", "--dataset", "tiny", "--preset", "over"], "over-clustering"),
+        (["--method", "dino", "--dataset", "tiny", "--set", "step=3"], "Did you mean 'steps'"),
+        (["--method", "dino", "--dataset", "tiny", "--set", "steps=many"], "Expected `int`"),
+        (["--method", "dino", "--dataset", "tiny", "--set", "steps"], "KEY=VALUE"),
+        (["--method", "dino", "--dataset", "tiny", "--set", "clusters=0"], "at least 1"),
+        (["--method", "dino", "--dataset", "folder"], "--root"),
+        (["--method", "dino", "--dataset", "tiny", "--protocol", "stego320@1[eval_side=322]"], "no multiple"),
+        (["--method", "dino", "--dataset", "tiny", "--backbone", "timm"], "Name one"),
+        (["--method", "dino", "--dataset", "tiny", "--weights", "x.pth"], "--backbone"),
+        (["--method", "dino", "--dataset", "tiny", "--device", "abacus"], "--device cpu"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_to_do(command, tmp_path, arguments, expected):
+    said = command("run", *arguments, "--plugin", PLUGINS, "--out", tmp_path)
+    assert said.code == 2
+    assert expected in said.err
+    assert "Traceback" not in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_command_is_answered_with_a_near_one(command):
+    said = command("runn")
+    assert said.code == 2
+    assert "Did you mean 'run'" in said.err
+
+
+def test_a_failed_run_exits_with_1_and_keeps_its_reason(uss, tmp_path):
+    said = uss("run", "--method", "broken", "--dataset", "tiny", "--set", "fault=train raises", *QUICK)
+    assert said.code == 1
+    assert "broken" in said.err
+    assert "Traceback" not in said.err
+    (path,) = records(tmp_path)
+    assert path.name.endswith(".failed.json")
+    assert read_record(path).reason
+
+
+def test_an_interrupted_run_exits_with_130_and_leaves_no_record(uss, tmp_path, monkeypatch):
+    method = Registry().method("dino")[1].load()
+    monkeypatch.setattr(method, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    said = uss(*DINO)
+    assert said.code == 130
+    assert "Interrupted" in said.err
+    assert not records(tmp_path)
+
+
+def test_show_lists_records_and_shows_one_in_full(uss, command, tmp_path):
+    assert "No records" in uss("show").out
+    uss(*DINO)
+    (path,) = records(tmp_path)
+    record = read_record(path)
+    listing = uss("show").out
+    assert record.id[:12] in listing
+    page = uss("show", record.id[:8]).out
+    assert record.id in page
+    assert "striped" in page
+    assert uss("show", "feed").code == 1
+
+
+def test_a_damaged_record_is_named_and_does_not_hide_the_others(uss, tmp_path):
+    uss(*DINO)
+    (path,) = records(tmp_path)
+    (path.parent / "broken-s0-0123456789ab.json").write_text("{")
+    said = uss("show")
+    assert said.code == 0
+    assert read_record(path).id[:12] in said.out
+    assert "broken-s0" in said.err
+
+
+def test_predict_labels_whole_images_at_their_own_size(uss, command, tmp_path):
+    uss(*DINO)
+    (path,) = records(tmp_path)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("wide", (40, 90)), ("tall", (70, 30))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(photos / f"{name}.png")
+    said = command(
+        "predict", "--record", path, "--images", photos, "--out", tmp_path / "maps", "--workers", 1, "--quiet"
+    )
+    assert said.code == 0, said.err
+    with Image.open(tmp_path / "maps" / "wide.png") as picture:
+        assert picture.mode == "P"
+        assert picture.size == (90, 40)
+        assert np.array(picture).max() < 2
+    legend = json.loads((tmp_path / "maps" / "legend.json").read_text())
+    assert {entry["class"] for entry in legend.values()} == {"smooth", "striped"}
+
+
+def label_folder(folder: Path, *, exchange: bool = False) -> Path:
+    """Write the ground truth of `tiny`'s test split as if a method had predicted it."""
+    spec, plugin = Registry([PLUGINS]).dataset("tiny")
+    labels = plugin.load()(spec).labels("test")
+    folder.mkdir()
+    for index, name in enumerate(labels.ids):
+        label = labels.label(index).clip(min=0)
+        Image.fromarray((1 - label if exchange else label).astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.mark.parametrize("exchange", [False, True])
+def test_label_maps_made_elsewhere_are_matched_and_scored(uss, tmp_path, exchange):
+    maps = label_folder(tmp_path / "maps", exchange=exchange)
+    said = uss("eval", maps, "--dataset", "tiny", "--plugin", PLUGINS, "--name", "oracle")
+    assert said.code == 0, said.err
+    record = read_record(records(tmp_path)[0])
+    assert record.cell.method.name == "oracle"
+    assert record.last.raw.accuracy == 100
+    assert record.last.crf is None
+    assert record.last.raw.class_of_cluster == ([1, 0] if exchange else [0, 1])
+
+
+def test_label_maps_that_are_missing_or_of_another_size_are_refused(uss, tmp_path):
+    maps = label_folder(tmp_path / "maps")
+    Image.new("L", (7, 5)).save(maps / "scene-101.png")
+    arguments = ["eval", maps, "--dataset", "tiny", "--plugin", PLUGINS]
+    said = uss(*arguments)
+    assert said.code == 1
+    assert "scene-101.png is 7×5" in said.err
+    (maps / "scene-101.png").unlink()
+    said = uss(*arguments)
+    assert said.code == 1
+    assert "no label map for image 'scene-101'" in said.err
+
+
+@pytest.mark.parametrize(
+    "name", ["smooseg", "dino", "toy3", "folder", "timm", "patchstats", "stego320@1", "stego322@1"]
+)
+def test_everything_that_is_listed_has_a_page(command, name):
+    said = command("info", name)
+    assert said.code == 0
+    assert name.partition("@")[0] in said.out
