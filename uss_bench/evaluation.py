@@ -107,7 +107,7 @@ class Evaluator:
         def to_refine() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal clusters
             for index, logits in enumerate(self._pixel_logits(method)):
-                clusters = len(logits)
+                clusters = self._same_clusters(clusters, len(logits))
                 waiting.append(logits.argmax(dim=0).cpu().numpy().astype(_map_dtype(clusters)))
                 yield self.items[index], torch.log_softmax(self.alpha * logits, dim=0).cpu().numpy()
 
@@ -149,6 +149,7 @@ class Evaluator:
                     at_pixels = resize(prediction, label.shape[0], label.shape[1], "nearest")
                     counts = count(at_pixels, label, logits.shape[1], self.n_classes)
                     previous = totals[position]
+                    self._same_clusters(0 if previous is None else len(previous), logits.shape[1])
                     totals[position] = counts if previous is None else previous + counts
         return [total for total in totals if total is not None]
 
@@ -177,21 +178,29 @@ class Evaluator:
     def _embed(self, method: Method, batch: Batch, size: int) -> Tensor:
         with blame(f"Method '{self.method_name}'", "embed"):
             code = method.embed(batch)
-        if code.ndim != 4 or len(code) != size or not code.is_floating_point():
+        if not _is_map(code) or len(code) != size:
             raise ContractError(
-                f"Method '{self.method_name}' embedded {size} images as {tuple(code.shape)} {code.dtype}; "
+                f"Method '{self.method_name}' embedded {size} images as {_shown(code)}; "
                 f"a code is floating point (B, d, h, w)."
             )
         return code
 
     def _check_logits(self, logits: Tensor, batch: int, size: Sequence[int]) -> None:
-        if logits.ndim != 4 or len(logits) != batch or tuple(logits.shape[2:]) != tuple(size):
+        if not _is_map(logits) or len(logits) != batch or tuple(logits.shape[2:]) != tuple(size):
             raise ContractError(
-                f"Method '{self.method_name}' classified a {tuple(size)} code as {tuple(logits.shape)}; "
-                f"logits are (B, K, H, W), with the batch and the size of the code."
+                f"Method '{self.method_name}' classified a {tuple(size)} code as {_shown(logits)}; "
+                f"logits are floating point (B, K, H, W), with the batch and the size of the code."
             )
         if not torch.isfinite(logits).all():
             raise ContractError(f"Method '{self.method_name}' predicted logits that are NaN or infinite.")
+
+    def _same_clusters(self, before: int, now: int) -> int:
+        if before not in (0, now):
+            raise ContractError(
+                f"Method '{self.method_name}' predicted {before} clusters for some images and {now} clusters "
+                f"for others; K is one number."
+            )
+        return now
 
     def _label(self, index: int) -> np.ndarray:
         if self.labels is None:
@@ -204,6 +213,14 @@ class Evaluator:
                 f"{self.n_classes - 1}, and -1 is ignored."
             )
         return label
+
+
+def _is_map(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+
+
+def _shown(value: object) -> str:
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def assemble(

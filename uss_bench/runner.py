@@ -86,8 +86,9 @@ def run_cell(
     try:
         with tempfile.TemporaryDirectory(prefix="uss-bench-") as scratch:
             record, arrays, state = _run(setup, seed, base, store, pool, Path(scratch), clock)
-    except UssBenchError as error:
-        failed = replace(base, status="failed", reason=str(error), phases=clock.phases)
+    except Exception as error:
+        reason = str(error) if isinstance(error, UssBenchError) else f"{type(error).__name__}: {error}"
+        failed = replace(base, status="failed", reason=reason, phases=clock.phases)
         path, _ = write_record(out, failed, None, None)
         progress.log(f"The reason is kept in {path}.")
         raise
@@ -126,7 +127,7 @@ def _run(
     candidates, winner = _choose(setup, method, context, evaluator, clock)
     with clock.phase("evaluate"):
         last = evaluator.evaluate(method)
-        selected = last if winner is None else evaluator.evaluate(_restored(setup, winner[1]))
+        selected = last if winner is None else evaluator.evaluate(_restored(setup, winner[1], store.device))
 
     record = replace(
         base, clusters=last.clusters, images=len(evaluator), candidates=candidates, curves=context.curves
@@ -175,7 +176,7 @@ def _choose(
     if setup.test_labels is None or not context.offers:
         return [], None
     with clock.phase("candidates"):
-        states = [_restored(setup, path) for _, path in context.offers]
+        states = [_restored(setup, path, context.device) for _, path in context.offers]
         counts = evaluator.patch_counts([*states, method])
     scores = [score_under(one, setup.protocol) for one in counts]
     steps = [step for step, _ in context.offers] + [None]
@@ -187,10 +188,10 @@ def _choose(
     return candidates, (context.offers[best] if best < len(context.offers) else None)
 
 
-def _restored(setup: Setup, path: Path) -> Method:
+def _restored(setup: Setup, path: Path, device: torch.device) -> Method:
     with blame(f"Method '{setup.spec.name}'", "loading a checkpoint"):
         method = setup.make_method()
-        method.load_state_dict(load_file(path))
+        method.load_state_dict(load_file(path, device=str(device)))
     return method
 
 

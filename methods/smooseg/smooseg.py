@@ -114,7 +114,7 @@ class SmooSeg:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.net = Net(len(state["standardizer.mean"]), self.clusters, self.dim, self.dropout)
         self.net.load_state_dict(dict(state))
-        self.net.eval()
+        self.net.to(state["teacher"].device).eval()
 
 
 class Net(nn.Module):

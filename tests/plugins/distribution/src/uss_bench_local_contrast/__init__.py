@@ -1,0 +1,1 @@
+"""A method for uss-bench; its ``spec.toml`` says which."""

@@ -1,0 +1,165 @@
+"""No label reaches a method: with labels absent, permuted or deleted it learns the very same bytes."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uss_bench.runner import Outcome
+
+METHODS: dict[str, dict[str, Any]] = {
+    "dino": {"steps": 10, "checkpoint_every": 5},
+    "smooseg": {"steps": 10, "checkpoint_every": 5},
+    "cnn-views": {},
+    "attention-gradient": {"steps": 5},
+    "blurred-keys": {"steps": 5},
+}
+
+CLASSES = """
+name = "stripes"
+ignore_values = [255]
+classes = [{ name = "smooth", colour = [230, 159, 0] }, { name = "striped", colour = [0, 114, 178] }]
+"""
+
+
+@pytest.fixture(params=METHODS)
+def train(request, run, random_vit):
+    """Runs one of the methods with three clusters, on whatever dataset and labels."""
+    frozen = random_vit if request.param in ("attention-gradient", "blurred-keys") else {}
+    options = frozen or ({} if request.param == "cnn-views" else {"backbone": "patchstats"})
+    return functools.partial(run, request.param, params={"clusters": 3, **METHODS[request.param]}, **options)
+
+
+@pytest.fixture
+def folder(run, tmp_path) -> Path:
+    """The scenes of `tiny` as files: a folder with ``images``, ``labels`` and a classes file."""
+    tiny = run.setup("constant").dataset
+    root = tmp_path / "stripes"
+    for split in tiny.splits:
+        images, labels = tiny.images(split), tiny.labels(split)
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index, name in enumerate(images.ids):
+            save(images.image(index), root / "images" / split / f"{name}.png")
+            save(labels.label(index) % 256, root / "labels" / split / f"{name}.png")
+    (root / "classes.toml").write_text(CLASSES)
+    return root
+
+
+def save(array: np.ndarray, path: Path) -> None:
+    Image.fromarray(array.astype(np.uint8)).save(path)
+
+
+def on(root: Path, *, labelled: bool = True) -> dict[str, Any]:
+    classes = {"classes": str(root / "classes.toml")} if labelled else {}
+    return {"dataset": "folder", "dataset_options": {"root": str(root), **classes}}
+
+
+def assert_learnt_the_same(first: Outcome, second: Outcome) -> None:
+    assert first.record.cell.dataset.fingerprint != second.record.cell.dataset.fingerprint
+    states = [outcome.path.with_suffix(".safetensors").read_bytes() for outcome in (first, second)]
+    assert states[0] == states[1]
+    assert first.record.curves == second.record.curves
+
+
+# --- What is learnt ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [{"labelled": False}, {"swapped": True}], ids=["absent", "permuted"])
+def test_training_does_not_notice_that_labels_are(labels, train):
+    assert_learnt_the_same(train(), train(dataset_options=labels))
+
+
+def test_training_does_not_notice_that_label_files_are_deleted(train, folder):
+    labelled = train(**on(folder))
+    assert labelled.record.last is not None
+    shutil.rmtree(folder / "labels")
+    unlabelled = train(**on(folder, labelled=False))
+    assert unlabelled.record.last is None
+    assert_learnt_the_same(labelled, unlabelled)
+
+
+def test_training_does_not_notice_that_label_files_are_overwritten(run, folder):
+    runs = []
+    for value in (0, 1):
+        for path in (folder / "labels").rglob("*.png"):
+            save(np.full((48, 60), value), path)
+        runs.append(run("dino", **on(folder), params=METHODS["dino"], backbone="patchstats"))
+    assert_learnt_the_same(*runs)
+
+
+def test_labels_choose_a_checkpoint_only_after_the_last_state_was_taken(run):
+    outcome = run("dino", params=METHODS["dino"])
+    assert [candidate.step for candidate in outcome.record.candidates] == [5, 10, None]
+    unlabelled = run("dino", params={"clusters": 2, **METHODS["dino"]}, dataset_options={"labelled": False})
+    assert outcome.record.state_sha256 == unlabelled.record.state_sha256
+
+
+# --- What can be reached -------------------------------------------------------------------------
+
+
+def reachable(*roots: object) -> Iterator[object]:
+    """Walk all that attributes, containers, closures and bound methods of objects lead to."""
+    todo, seen = list(roots), {}
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, type):
+            continue
+        seen[id(thing)] = thing
+        yield thing
+        if isinstance(thing, Mapping):
+            todo += [*thing.keys(), *thing.values()]
+        elif isinstance(thing, list | tuple | set | frozenset):
+            todo += thing
+        elif isinstance(thing, MethodType):
+            todo += [thing.__self__, thing.__func__]
+        elif isinstance(thing, FunctionType):
+            todo += [cell.cell_contents for cell in thing.__closure__ or ()]
+            todo += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+        elif isinstance(thing, functools.partial):
+            todo += [thing.func, thing.args, thing.keywords]
+        elif type(thing).__module__.startswith("uss_bench"):
+            todo += [getattr(thing, name) for name in dir(thing) if not name.startswith("__")]
+
+
+def watched(method: type, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list that will hold the very objects that the harness hands to the method's `train`."""
+    given: list[object] = []
+    original: Any = method.train  # type: ignore[attr-defined]
+
+    def spy(self: object, data: object, ctx: object) -> None:
+        given.extend([data, ctx])
+        original(self, data, ctx)
+
+    monkeypatch.setattr(method, "train", spy)
+    return given
+
+
+@pytest.mark.parametrize("limit", [None, 2], ids=["all images", "limited"])
+@pytest.mark.parametrize("dataset", ["tiny", "folder"])
+def test_nothing_that_a_method_is_given_leads_to_labels(run, folder, monkeypatch, dataset, limit):
+    where = {**(on(folder) if dataset == "folder" else {}), "backbone": "patchstats", "limit": limit}
+    given = watched(run.setup("dino", **where).plugin.load(), monkeypatch)
+    assert run("dino", params=METHODS["dino"], **where).record.last is not None
+
+    for thing in reachable(*given):
+        assert not hasattr(thing, "label"), f"{thing!r} gives labels"
+        assert not hasattr(thing, "labels"), f"{thing!r} gives labels"
+        assert not isinstance(thing, np.ndarray) or thing.ndim != 2, "a label map has two axes"
+        if isinstance(thing, str | Path) and Path(thing).is_absolute():
+            assert not Path(thing).is_relative_to(folder / "labels"), f"{thing} is a label file"
+            assert not (folder / "labels").is_relative_to(thing), f"{thing} holds the label files"
+
+
+def test_the_walk_would_find_a_dataset_that_is_hidden_in_a_closure(run):
+    dataset = run.setup("dino").dataset
+    hidden = [{"image": functools.partial(lambda index: dataset.labels("train").label(index))}]
+    assert any(thing is dataset for thing in reachable(hidden))
