@@ -22,7 +22,9 @@ from uss_bench.contracts import Context, Features, Method
 from uss_bench.errors import Diverged
 from uss_bench.features import FeatureReader, FeatureStore
 from uss_bench.geometry import Items
+from uss_bench.inputs import Inputs
 from uss_bench.records import Phase
+from uss_bench.specs import facets_of
 
 T = TypeVar("T")
 
@@ -84,6 +86,7 @@ class RunContext(Context):
     ) -> None:
         self.seed = seed
         self.device = store.device
+        self.patch = store.backbone.patch
         self.scratch = scratch
         self.curves: dict[str, list[tuple[int, float]]] = {}
         self.offers: list[tuple[int, Path]] = []
@@ -118,8 +121,12 @@ class RunContext(Context):
     def generator(self, purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, purpose))
 
-    def features(self, facets: Sequence[str] = ("tokens",)) -> Features:
-        return self._reader(facets)
+    def features(self, inputs: Sequence[str] = ("tokens",)) -> Features:
+        facets = facets_of(inputs)
+        reader = self._reader(facets) if facets else None
+        if reader is not None and len(facets) == len(inputs):
+            return reader
+        return Inputs(inputs, self._items, reader, self.device)
 
     def derived(
         self,

@@ -152,9 +152,10 @@ class Backbone(Protocol):
 
 
 class Features(Protocol):
-    """Frozen features of the training items, read by index, from the store or streamed.
+    """What was asked for of the training items, by index: frozen features, stored or streamed.
 
-    A training item is an image, or one crop of an image where the protocol takes five.
+    A training item is an image, or one crop of an image where the protocol takes five. ``image`` and
+    ``aux:NAME`` come under the same geometry, so they lie over the features of the same index.
     """
 
     facets: Sequence[str]
@@ -174,7 +175,7 @@ class Features(Protocol):
         ...
 
     def source(self, index: int) -> tuple[int, int]:
-        """Return (image index, crop 0..4) of item `index`; the crop is 0 without five-crop."""
+        """Return (image index, crop 0..4) of item `index`; the crop is 0 where each item is an image."""
         ...
 
 
@@ -183,6 +184,8 @@ class Context(Protocol):
 
     seed: int
     device: torch.device
+    patch: int
+    """Side of the backbone's patch: what `backbone` is given must have multiples of it."""
     scratch: Path
     """A folder of the run's own, deleted after it."""
 
@@ -206,7 +209,12 @@ class Context(Protocol):
         """Return a CPU generator seeded by the run's seed and `purpose`, independent per purpose."""
         ...
 
-    def features(self, facets: Sequence[str] = ("tokens",)) -> Features: ...
+    def features(self, inputs: Sequence[str] = ("tokens",)) -> Features:
+        """Return frozen features, and ``image`` or ``aux:NAME`` beside them, of the training items.
+
+        ``ctx.features(spec_inputs).batch(indices)`` is exactly what `Method.embed` will receive.
+        """
+        ...
 
     def derived(
         self,
@@ -221,7 +229,10 @@ class Context(Protocol):
         ...
 
     def backbone(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Tensor]:
-        """Run the backbone live, for random views, attention or gradients; see `Backbone`."""
+        """Run the backbone live, for random views, attention or gradients; see `Backbone`.
+
+        With `grad` everything that is returned is attached; detach what should not be.
+        """
         ...
 
 
@@ -240,7 +251,10 @@ class Method(Protocol):
     """
 
     def train(self, data: Images, ctx: Context) -> None:
-        """Learn from unlabelled native images and, through `ctx`, from frozen features."""
+        """Learn from unlabelled native images and, through `ctx`, from frozen features.
+
+        Afterwards the method must predict as `load_state_dict` of its state would: dropout off.
+        """
         ...
 
     def embed(self, batch: Batch) -> Tensor:
@@ -256,7 +270,10 @@ class Method(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore a fresh instance with the same parameters, so that it predicts identically."""
+        """Restore a fresh instance with the same parameters, so that it predicts identically.
+
+        The state arrives on the device that prediction will use, and the method stays there.
+        """
         ...
 
 

@@ -81,7 +81,7 @@ def blame(who: str, step: str) -> Iterator[None]:
         yield
     except UssBenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # torch.OutOfMemoryError is told by its name, so that this module does not import torch.
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise RunError(f"{who} ran out of memory in {step}.", hint="Lower batch_size.") from error

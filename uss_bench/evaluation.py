@@ -22,8 +22,8 @@ from uss_bench import progress
 from uss_bench.contracts import Batch, Features, Labels, Method
 from uss_bench.crf import CrfPool
 from uss_bench.errors import ContractError, DataError, blame
-from uss_bench.features import to_unit_range
 from uss_bench.geometry import Items, label_square, resize
+from uss_bench.inputs import assemble
 from uss_bench.protocol import Protocol
 from uss_bench.scoring import count
 
@@ -221,33 +221,6 @@ def _is_map(value: object) -> bool:
 
 def _shown(value: object) -> str:
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def assemble(
-    inputs: Sequence[str], items: Items, features: Features | None, rows: Sequence[int], device: torch.device
-) -> Batch:
-    """Gather what `Method.embed` reads for some items: images in [0, 1], aux channels, facets."""
-    batch: dict[str, Tensor] = {}
-    for name in inputs:
-        if name == "image":
-            batch[name] = to_unit_range(np.stack([items[row] for row in rows]), device)
-        elif name.startswith("aux:"):
-            planes = [_aux(items, row, name.removeprefix("aux:")) for row in rows]
-            batch[name] = torch.from_numpy(np.stack(planes)).to(device)
-    if features is not None:
-        batch.update(features.batch(rows))
-    return batch
-
-
-def _aux(items: Items, row: int, channel: str) -> np.ndarray:
-    """Return an auxiliary channel under the item's geometry, float32 (n, side, side)."""
-    image_index, _ = items.source(row)
-    aux = items.images.aux(image_index)
-    if channel not in aux:
-        known = ", ".join(sorted(aux)) or "none"
-        raise DataError(f"The images have no extra channel '{channel}' (they have: {known}).")
-    array = items.transform(aux[channel].astype(np.float32), row)
-    return np.ascontiguousarray(array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0))
 
 
 def pixel_logits(method: Method, code: Tensor, size: tuple[int, int], upsample: str) -> Tensor:

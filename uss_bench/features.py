@@ -250,7 +250,11 @@ class FeatureReader(Features):
         """
         digest = hashlib.sha256(json.dumps([name, version, self.facets]).encode()).hexdigest()[:16]
         path = self.folder / "derived" / f"{digest}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._store.log(f"'{name}' is computed and not kept: {path.parent}: {error.strerror}.")
+            return {key: np.asarray(value) for key, value in build(self).items()}
         with _locked(path.with_suffix(".lock"), self._store.log):
             kept = _load_arrays(path)
             if kept is not None:

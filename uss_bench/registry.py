@@ -53,7 +53,7 @@ class Plugin:
         package = _load_package(self)
         try:
             module = importlib.import_module(f"{package}.{module_name}")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ContractError(
                 f"{self.spec.group[:-1]} '{self.name}' ({self.folder}) cannot be imported: "
                 f"{type(error).__name__}: {error}.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -79,7 +80,7 @@ class MethodSpec(PluginSpec, frozen=True, tag="method"):
     @property
     def facets(self) -> list[str]:
         """The inputs that come from a backbone."""
-        return [name for name in self.inputs if name != "image" and not name.startswith("aux:")]
+        return facets_of(self.inputs)
 
 
 class DatasetSpec(PluginSpec, frozen=True, tag="dataset"):
@@ -101,6 +102,11 @@ class BackboneSpec(PluginSpec, frozen=True, tag="backbone"):
     trained_on: str = ""
     url: str = ""
     sha256: str = ""
+
+
+def facets_of(inputs: Iterable[str]) -> list[str]:
+    """Return the inputs that come from a backbone: neither ``image`` nor ``aux:NAME``."""
+    return [name for name in inputs if name != "image" and not name.startswith("aux:")]
 
 
 def is_name(text: str) -> bool:
