@@ -7,8 +7,8 @@ channels. A sidecar is renamed into place after its shard, so a shard without on
 an interrupted extraction continues, and a damaged shard is found when the store is opened and built
 again. A lock per key lets two processes share a store.
 
-fp16 rounds features by at most 2e-4 relative; float32 is a switch. What does not fit the budget is
-streamed from the backbone instead, through the same interface.
+fp16 moves a value by at most 5e-4 of it, half of its last bit; float32 is a switch. What does not
+fit the budget is streamed from the backbone instead, through the same interface.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 import zlib
@@ -31,10 +32,10 @@ from torch import Tensor
 
 from uss_bench import progress
 from uss_bench.contracts import Backbone, Features
-from uss_bench.errors import DataError, RunError, UsageError
+from uss_bench.errors import ContractError, DataError, RunError, UsageError
 from uss_bench.geometry import Items
 from uss_bench.paths import atomic_write
-from uss_bench.shards import ITEMS_PER_SHARD, Shards, channel_sums
+from uss_bench.shards import ITEMS_PER_SHARD, Shards, channel_sums, writing_to
 
 Dtype = Literal["float16", "float32"]
 
@@ -85,11 +86,13 @@ class FeatureStore:
         if not len(items):
             raise DataError("There are no images to extract features from.")
         folder = self.root / self.key(items)
-        probe = self.backbone(to_unit_range(items[0][None], self.device), facets)
+        probe = self._run_backbone(items[0][None], facets)
         item_bytes = sum(value[0].numel() for value in probe.values()) * self.dtype.itemsize
         needed = item_bytes * len(items)
         shapes = {facet: tuple(value.shape[1:]) for facet, value in probe.items()}
         layout = Shards(folder, shapes, self.dtype, len(items))
+        if layout.is_complete():  # then nothing is written: the cache may be shared and read-only
+            return FeatureReader(self, items, layout, stored=True)
         reason = self._why_stream(folder, needed, layout)
         if reason:
             self.log(f"Features are streamed from the backbone, not stored: {reason}.")
@@ -114,7 +117,14 @@ class FeatureStore:
 
     def _encode(self, squares: np.ndarray, facets: Sequence[str]) -> dict[str, Tensor]:
         self.encoded += len(squares)
-        return self.backbone(to_unit_range(squares, self.device), facets)
+        return self._run_backbone(squares, facets)
+
+    def _run_backbone(self, squares: np.ndarray, facets: Sequence[str]) -> dict[str, Tensor]:
+        given = self.backbone(to_unit_range(squares, self.device), facets)
+        missing = [facet for facet in facets if facet not in given]
+        if missing:
+            raise ContractError(f"Backbone '{self.backbone.name}' did not return '{missing[0]}'.")
+        return {facet: given[facet] for facet in facets}
 
     def _why_stream(self, folder: Path, needed: int, layout: Shards) -> str | None:
         if needed > self.budget:
@@ -123,6 +133,8 @@ class FeatureStore:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             return f"{folder} cannot be written ({error.strerror})"
+        if not os.access(folder, os.W_OK):
+            return f"{folder} cannot be written (it is read-only)"
         missing = needed - layout.bytes_present()
         free = shutil.disk_usage(folder).free
         if missing > 0.95 * free:
@@ -131,10 +143,9 @@ class FeatureStore:
 
     def _complete(self, layout: Shards, items: Items, facets: Sequence[str]) -> None:
         with _locked(layout.folder / "lock", self.log):
-            atomic_write(
-                layout.folder / "about.json",
-                json.dumps({"backbone": self.backbone.name, **items.identity()}, indent=1).encode(),
-            )
+            about = json.dumps({"backbone": self.backbone.name, **items.identity()}, indent=1)
+            with writing_to(layout.folder):
+                atomic_write(layout.folder / "about.json", about.encode())
             todo: dict[int, list[str]] = {}
             for shard in range(layout.count):
                 missing = [facet for facet in facets if self._must_build(layout, facet, shard)]
@@ -161,7 +172,8 @@ class FeatureStore:
         done = 0
         for squares in _prefetch(items, indices, self.batch_size):
             for facet, value in self._encode(squares, facets).items():
-                arrays[facet][done : done + len(squares)] = value.detach().cpu().numpy()
+                with np.errstate(over="ignore"):  # told below, by name
+                    arrays[facet][done : done + len(squares)] = value.detach().cpu().numpy()
             done += len(squares)
             advance(len(squares))
         for facet, array in arrays.items():
@@ -250,20 +262,26 @@ class FeatureReader(Features):
         """
         digest = hashlib.sha256(json.dumps([name, version, self.facets]).encode()).hexdigest()[:16]
         path = self.folder / "derived" / f"{digest}.npz"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            self._store.log(f"'{name}' is computed and not kept: {path.parent}: {error.strerror}.")
-            return {key: np.asarray(value) for key, value in build(self).items()}
-        with _locked(path.with_suffix(".lock"), self._store.log):
+        kept = _load_arrays(path)
+        if kept is not None:
+            return kept
+        with contextlib.ExitStack() as stack:
+            writable = True
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_locked(path.with_suffix(".lock"), self._store.log))
+            except OSError:
+                writable = False  # built in every run, as features are then streamed in every run
             kept = _load_arrays(path)
             if kept is not None:
                 return kept
             arrays = {key: np.asarray(value) for key, value in build(self).items()}
-            partial = path.with_name(f".{path.name}.partial")
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            partial.replace(path)
+            if writable:
+                partial = path.with_name(f".{path.name}.partial")
+                with writing_to(path.parent, partial):
+                    with partial.open("wb") as file:
+                        np.savez(file, **arrays)  # type: ignore[arg-type]
+                    partial.replace(path)
             return arrays
 
 
@@ -290,7 +308,8 @@ def _prefetch(items: Items, indices: Sequence[int], batch_size: int) -> Iterator
 def _load_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """Read an npz file; None when it is missing or damaged (its members carry checksums)."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        # np.load leaves a file open that it opened itself and that turns out to be damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return {key: kept[key] for key in kept.files}
     except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
         return None

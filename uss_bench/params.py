@@ -51,8 +51,7 @@ def method_params(
         {name: item.default for name, item in known.items() if item.default is not inspect.Parameter.empty}
     )
     given = {**(preset.params if preset else {}), **chosen}
-    check_options(entry, given, f"Method '{plugin.name}'", "--set")
-    params.update(given)
+    params.update(check_options(entry, given, f"Method '{plugin.name}'", "--set"))
     missing = [name for name in known if name not in params]
     if "clusters" in missing:
         raise UsageError(
@@ -71,8 +70,8 @@ def method_params(
 
 def check_options(
     entry: Callable[..., Any], options: Mapping[str, Any], owner: str, flag: str, skip: int = 0
-) -> None:
-    """Check names and types of keyword options against a signature.
+) -> dict[str, Any]:
+    """Return keyword options with the types that a signature says: 1 becomes 1.0 where a float is due.
 
     Raises:
         UsageError: naming the option, what it should be and what was given.
@@ -80,6 +79,7 @@ def check_options(
     target = entry.__init__ if inspect.isclass(entry) else entry
     hints = typing.get_type_hints(target)
     known = list(inspect.signature(entry).parameters)[skip:]
+    checked: dict[str, Any] = {}
     for name, value in options.items():
         if name not in known:
             raise UsageError(
@@ -87,11 +87,13 @@ def check_options(
             )
         hint = hints.get(name, Any)
         if isinstance(value, (str, Path)) and (hint is Path or Path in typing.get_args(hint)):
+            checked[name] = value
             continue
         try:
-            msgspec.convert(value, hint, strict=True)
+            checked[name] = msgspec.convert(value, hint, strict=True)
         except msgspec.ValidationError as error:
             raise UsageError(f"{owner}: {name}={value!r} will not do: {error}.") from None
+    return checked
 
 
 def required_options(entry: Callable[..., Any], skip: int = 0) -> set[str]:

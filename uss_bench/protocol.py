@@ -8,11 +8,13 @@ Two records under different protocol hashes never share a table. A protocol is c
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from uss_bench.errors import UsageError, did_you_mean
+
+Side = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class CrfParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,9 +43,9 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     version: int
 
-    train_side: int = 224
+    train_side: Side = 224
     """Short side, and side of the centre crop, of a training item, in pixels."""
-    eval_side: int = 320
+    eval_side: Side = 320
     resize: Literal["nearest", "bilinear", "bicubic"] = "nearest"
     """Filter for images (Pillow's, so bilinear and bicubic are antialiased); labels are NEAREST."""
     five_crop: Literal["dataset", "on", "off"] = "dataset"
@@ -104,13 +106,15 @@ def get_protocol(text: str) -> Protocol:
         UsageError: for an unknown name, field or value.
     """
     name, bracket, rest = text.partition("[")
+    if bracket and not rest.endswith("]"):
+        raise UsageError(f"Protocol '{text}' lacks its closing bracket.")
     if name not in _BUILT_IN:
         raise UsageError(f"There is no protocol '{name}'.", hint=did_you_mean(name, _BUILT_IN))
     base = _BUILT_IN[name]
     if not bracket:
         return base
     fields = msgspec.to_builtins(base)
-    for change in filter(None, rest.rstrip("]").split(",")):
+    for change in filter(None, rest.removesuffix("]").split(",")):
         field, _, value = change.partition("=")
         if field not in fields or field in {"name", "version", "crf"}:
             changeable = sorted(set(fields) - {"name", "version", "crf"})

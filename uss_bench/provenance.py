@@ -37,7 +37,7 @@ def code_hash(folder: Path) -> str:
 
 def essential_source(source: str) -> str:
     """Return Python source without comments, docstrings, blank lines and trailing spaces."""
-    lines = source.splitlines()
+    lines = source.split("\n")  # not splitlines, which also breaks at form feeds
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
@@ -49,8 +49,10 @@ def essential_source(source: str) -> str:
             and isinstance(node.value.value, str)
         )
         if is_text and isinstance(node, ast.Expr):
-            for row in range(node.lineno, (node.end_lineno or node.lineno) + 1):
-                lines[row - 1] = ""
+            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+            head = lines[first].encode()[: node.col_offset].decode()
+            tail = lines[last].encode()[node.end_col_offset :].decode()
+            lines[first : last + 1] = [head + tail, *[""] * (last - first)]
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from uss_bench.errors import DataError
-from uss_bench.paths import atomic_write
+from uss_bench.paths import write_together
 from uss_bench.protocol import Protocol
 
 SCHEMA = 1
@@ -189,17 +189,18 @@ def write_record(
     path = record_path(out, record.cell)
     if record.status == "failed":
         path = path.with_suffix(".failed.json")
+    files: list[tuple[Path, bytes]] = []
+    if arrays is not None:
+        packed = _pack(arrays)
+        files.append((path.with_suffix(".npz"), packed))
+        record = msgspec.structs.replace(record, arrays_sha256=hashlib.sha256(packed).hexdigest())
+    if state is not None:
+        files.append((path.with_suffix(".safetensors"), state))
+        record = msgspec.structs.replace(record, state_sha256=hashlib.sha256(state).hexdigest())
+    files.append((path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if arrays is not None:
-            packed = _pack(arrays)
-            atomic_write(path.with_suffix(".npz"), packed)
-            record = msgspec.structs.replace(record, arrays_sha256=hashlib.sha256(packed).hexdigest())
-        if state is not None:
-            atomic_write(path.with_suffix(".safetensors"), state)
-            record = msgspec.structs.replace(record, state_sha256=hashlib.sha256(state).hexdigest())
-        text = msgspec.json.format(msgspec.json.encode(record), indent=1)
-        atomic_write(path, text + b"\n")
+        write_together(files)
     except OSError as error:
         raise DataError(
             f"The record cannot be written to {path.parent}: {error.strerror}.",
@@ -218,7 +219,7 @@ def read_record(path: Path) -> RunRecord:
         record = msgspec.json.decode(Path(path).read_bytes(), type=RunRecord)
     except OSError as error:
         raise DataError(f"The record {path} cannot be read: {error.strerror}.") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a run record: {error}.") from None
     if record.schema != SCHEMA:
         raise DataError(f"{path} has schema {record.schema}; this version reads schema {SCHEMA}.")
@@ -234,15 +235,17 @@ def read_arrays(path: Path, record: RunRecord) -> Arrays:
         DataError: when it is missing or its digest is not the record's.
     """
     packed = _read_companion(Path(path).with_suffix(".npz"), record.arrays_sha256)
-    with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-        counts: dict[Any, np.ndarray] = {}
-        maps: dict[Any, np.ndarray] = {}
-        for key in file.files:
-            group, _, rest = key.partition("/")
-            if group in ("counts", "maps"):
-                checkpoint, _, refinement = rest.partition("/")
-                (counts if group == "counts" else maps)[checkpoint, refinement] = file[key]
-        return Arrays(file["image_ids"].tolist(), counts, file["map_ids"].tolist(), maps)
+    try:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as file:
+            named = {key: file[key] for key in file.files}
+        image_ids, map_ids = named.pop("image_ids").tolist(), named.pop("map_ids").tolist()
+    except (ValueError, KeyError) as error:
+        raise DataError(f"The npz of {path} does not hold what a record's should: {error}.") from None
+    groups: dict[str, dict[Any, np.ndarray]] = {"counts": {}, "maps": {}}
+    for key, value in named.items():
+        group, checkpoint, refinement = key.split("/")
+        groups[group][checkpoint, refinement] = value
+    return Arrays(image_ids, groups["counts"], map_ids, groups["maps"])
 
 
 def read_state(path: Path, record: RunRecord) -> bytes:
@@ -265,6 +268,8 @@ def find_record(text: str, folders: list[Path]) -> Path:
         for path in sorted(folder.glob("**/*.json"))
         if path.stem.removesuffix(".failed").rpartition("-")[2].startswith(wanted[:12])
     ]
+    if len(wanted) > 12:  # a file's name holds twelve digits of the id, its content all sixteen
+        found = [path for path in found if read_record(path).id.startswith(wanted)]
     if len(found) == 1:
         return found[0]
     places = ", ".join(str(folder) for folder in folders)

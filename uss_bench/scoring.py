@@ -159,6 +159,7 @@ def count(prediction: np.ndarray, label: np.ndarray, n_clusters: int, n_classes:
     if classes.size and classes.max() >= n_classes:
         raise ValueError(f"label {classes.max()} is out of range for {n_classes} classes")
     if clusters.size and (clusters.max() >= n_clusters or clusters.min() < 0):
-        raise ValueError(f"prediction {clusters.max()} is out of range for {n_clusters} clusters")
+        wrong = clusters.min() if clusters.min() < 0 else clusters.max()
+        raise ValueError(f"prediction {wrong} is out of range for {n_clusters} clusters")
     flat = np.bincount(clusters * n_classes + classes, minlength=n_clusters * n_classes)
     return flat.reshape(n_clusters, n_classes).astype(np.int64, copy=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,9 @@ class Shards:
         except OSError:
             return False
 
+    def is_complete(self) -> bool:
+        return all(self.is_sound(facet, shard) for facet in self.shapes for shard in range(self.count))
+
     def write(self, facet: str, shard: int, array: np.ndarray) -> None:
         """Write one shard and its sidecar.
 
@@ -98,7 +101,7 @@ class Shards:
         """
         path = self.path(facet, shard)
         partial = path.with_name(f".{path.name}.partial")
-        try:
+        with writing_to(path.parent, partial):
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 np.save(file, array, allow_pickle=False)
@@ -108,13 +111,21 @@ class Shards:
             total, squares, positions = channel_sums(array)
             sidecar = Sidecar(len(array), size, crc, positions, total.tolist(), squares.tolist())
             atomic_write(self.sidecar_path(facet, shard), msgspec.json.encode(sidecar))
-        except OSError as error:
-            with contextlib.suppress(OSError):
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path, partial: Path | None = None) -> Iterator[None]:
+    """Turn an OSError into a DataError that names `folder`, after removing what was half-written."""
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if partial is not None:
                 partial.unlink(missing_ok=True)
-            raise DataError(
-                f"Features cannot be written to {path.parent}: {error.strerror}.",
-                hint="Free some space, set USS_BENCH_CACHE to another disk, or lower --store-budget.",
-            ) from None
+        raise DataError(
+            f"Features cannot be written to {folder}: {error.strerror}.",
+            hint="Free some space, set USS_BENCH_CACHE to another disk, or lower --store-budget.",
+        ) from None
 
 
 def channel_sums(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -1,0 +1,379 @@
+"""The evaluator against a literal reading of the protocol, one image and one pixel at a time."""
+
+from __future__ import annotations
+
+import gc
+import math
+import tracemalloc
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from fakes import ArrayImages, ArrayLabels, FakeBackbone, FakePool
+from torch import Tensor
+
+from uss_bench import evaluation
+from uss_bench.errors import ContractError, DataError
+from uss_bench.evaluation import Evaluation, Evaluator, panel_indices
+from uss_bench.geometry import Items, label_square
+from uss_bench.protocol import Protocol, get_protocol
+
+SIDE, PATCH, CLUSTERS, CLASSES = 16, FakeBackbone.patch, 5, 3
+
+
+class Toy:
+    """An affine code of patch means, and cosines with prototypes: the two do not commute with averages."""
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.matrix = rng.normal(size=(4, 9)).astype(np.float32)
+        self.offset = np.repeat(np.float32([0, 1 / 3, 2 / 3]), 3)[:, None, None]  # about the tokens' means
+        self.prototypes = rng.normal(size=(CLUSTERS, 4)).astype(np.float32)
+        self.classified: list[tuple[int, ...]] = []
+
+    def embed(self, batch: dict[str, Tensor]) -> Tensor:
+        centred = batch["tokens"] - torch.from_numpy(self.offset)
+        return torch.einsum("dc,bchw->bdhw", torch.from_numpy(self.matrix), centred)
+
+    def classify(self, code: Tensor) -> Tensor:
+        self.classified.append(tuple(code.shape))
+        scaled = code / code.norm(dim=1, keepdim=True)
+        return torch.einsum("kd,bdhw->bkhw", torch.from_numpy(self.prototypes), scaled)
+
+
+class Live:
+    """Features computed anew for every batch."""
+
+    facets = ("tokens",)
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def batch(self, indices) -> dict[str, Tensor]:
+        images = torch.from_numpy(np.stack([self.items[int(i)] for i in indices]))
+        return FakeBackbone()(images.permute(0, 3, 1, 2) / 255, ["tokens"])
+
+
+def small(changes: str = "") -> Protocol:
+    return get_protocol(f"stego320@1[eval_side={SIDE},train_side={SIDE}{changes}]")
+
+
+def blotches(count: int) -> ArrayImages:
+    """Images of one random colour per block, so that patches differ as those of pictures do."""
+    colours = np.random.default_rng(0).integers(0, 256, (count, 5, 7, 3), dtype=np.uint8)
+    return ArrayImages([image.repeat(4, axis=0).repeat(4, axis=1)[:19, :26] for image in colours])
+
+
+def random_labels(count: int, height: int, width: int) -> ArrayLabels:
+    rng = np.random.default_rng(1)
+    return ArrayLabels(list(rng.integers(-1, CLASSES, (count, height, width)).astype(np.int16)))
+
+
+def make(count: int = 5, *, protocol: Protocol | None = None, **options) -> Evaluator:
+    protocol = protocol or small()
+    items = Items.for_evaluation(blotches(count), protocol)
+    given = {
+        "method_name": "toy",
+        "inputs": ["tokens"],
+        "items": items,
+        "features": Live(items),
+        "labels": random_labels(count, 19, 26),
+        "n_classes": CLASSES,
+        "protocol": protocol,
+        "alpha": 2.0,
+        "pool": FakePool(),
+        "device": torch.device("cpu"),
+        "batch_size": 2,
+    }
+    return Evaluator(**given | options)
+
+
+# --- The literal reading -------------------------------------------------------------------------
+
+
+def literal_tokens(image: np.ndarray) -> np.ndarray:
+    """`FakeBackbone`'s tokens in float64, (9, h, w)."""
+    h, w = image.shape[0] // PATCH, image.shape[1] // PATCH
+    cells = (image / 255).reshape(h, PATCH, w, PATCH, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
+    return np.concatenate([cells - 0.5, cells**2, np.sqrt(cells)])
+
+
+def literal_code(method: Toy, image: np.ndarray) -> np.ndarray:
+    return np.einsum("dc,chw->dhw", method.matrix.astype(np.float64), literal_tokens(image) - method.offset)
+
+
+def literal_bilinear(code: np.ndarray, side: int) -> np.ndarray:
+    """Bilinear interpolation between the centres of cells, pixel by pixel (align_corners=False)."""
+    channels, h, w = code.shape
+    result = np.empty((channels, side, side))
+    for i in range(side):
+        y = min(max((i + 0.5) * h / side - 0.5, 0), h - 1)
+        for j in range(side):
+            x = min(max((j + 0.5) * w / side - 0.5, 0), w - 1)
+            top, left = math.floor(y), math.floor(x)
+            bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
+            v, u = y - top, x - left
+            result[:, i, j] = (1 - v) * ((1 - u) * code[:, top, left] + u * code[:, top, right]) + v * (
+                (1 - u) * code[:, bottom, left] + u * code[:, bottom, right]
+            )
+    return result
+
+
+def literal_classify(method: Toy, code: np.ndarray) -> np.ndarray:
+    unit = code / np.sqrt((code**2).sum(axis=0))
+    return np.einsum("kd,dhw->khw", method.prototypes.astype(np.float64), unit)
+
+
+def literal_logits(method: Toy, image: np.ndarray, protocol: Protocol) -> np.ndarray:
+    code = literal_code(method, image)
+    if protocol.flip:
+        code = (code + literal_code(method, image[:, ::-1])[:, :, ::-1]) / 2
+    if protocol.upsample == "code":
+        return literal_classify(method, literal_bilinear(code, protocol.eval_side))
+    return literal_bilinear(literal_classify(method, code), protocol.eval_side)
+
+
+def literal_counts(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+    counts = np.zeros((CLUSTERS, CLASSES), dtype=np.int64)
+    for k, c in zip(prediction.flat, label.flat, strict=True):
+        if c >= 0:
+            counts[k, c] += 1
+    return counts
+
+
+# --- Pixels --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", ["", ",flip=false", ",upsample=logits", ",flip=false,upsample=logits"])
+@pytest.mark.parametrize("alpha", [2.0, 4.0])
+def test_evaluation_is_the_protocol_read_literally(changes, alpha):
+    protocol, method, pool = small(changes), Toy(), FakePool()
+    evaluator = make(protocol=protocol, alpha=alpha, pool=pool)
+    result = evaluator.evaluate(method)
+    assert result.clusters == CLUSTERS
+    assert len(np.unique(result.raw_maps)) > 2  # a constant map would prove little
+    for index in range(5):
+        image = evaluator.items[index]
+        logits = alpha * literal_logits(method, image, protocol)
+        log_probabilities = logits - np.log(np.exp(logits).sum(axis=0))
+        np.testing.assert_array_equal(pool.seen[index][0], image)
+        assert pool.seen[index][1].dtype == np.float32
+        np.testing.assert_allclose(pool.seen[index][1], log_probabilities, atol=1e-4)
+
+        label = label_square(evaluator.labels.label(index), SIDE)
+        raw = logits.argmax(axis=0)
+        refined = (raw + 1) % CLUSTERS  # the fake CRF
+        np.testing.assert_array_equal(result.raw[index], literal_counts(raw, label))
+        np.testing.assert_array_equal(result.crf[index], literal_counts(refined, label))
+        np.testing.assert_array_equal(result.raw_maps[evaluator.kept.index(index)], raw)
+        np.testing.assert_array_equal(result.crf_maps[evaluator.kept.index(index)], refined)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_the_batch_size_changes_nothing(batch_size):
+    expected, result = make().evaluate(Toy()), make(batch_size=batch_size).evaluate(Toy())
+    for field in ("raw", "crf", "raw_maps", "crf_maps"):
+        np.testing.assert_array_equal(getattr(result, field), getattr(expected, field))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_classifying_in_bands_of_rows_changes_nothing(monkeypatch, rows):
+    whole, pool = Toy(), FakePool()
+    expected = make(pool=pool).evaluate(whole)
+    assert set(whole.classified) == {(1, 4, SIDE, SIDE)}
+
+    monkeypatch.setattr(evaluation, "_TILE_VALUES", rows * 4 * SIDE)
+    banded, banded_pool = Toy(), FakePool()
+    result = make(pool=banded_pool).evaluate(banded)
+    assert max(shape[2] for shape in banded.classified) == rows
+    assert len(banded.classified) == 5 * math.ceil(SIDE / rows)
+    np.testing.assert_array_equal(result.raw, expected.raw)
+    for one, other in zip(pool.seen, banded_pool.seen, strict=True):
+        np.testing.assert_allclose(one[1], other[1], atol=1e-6)
+
+
+def test_images_and_extra_channels_reach_the_method_under_the_items_geometry():
+    images = blotches(2)
+    images.extra = [{"infrared": image[..., 0], "depth": image[..., :2]} for image in images.arrays]
+    items = Items.for_evaluation(images, small())
+    seen = []
+
+    class Reader(Toy):
+        def embed(self, batch):
+            seen.append(batch)
+            return torch.ones(len(batch["image"]), 4, 4, 4)
+
+    inputs = ["image", "aux:infrared", "aux:depth"]
+    make(2, items=items, features=None, inputs=inputs).evaluate(Reader())
+    for batch, first in zip(seen, (0, 2), strict=True):  # the images, then their mirror images
+        assert set(batch) == set(inputs)
+        for row in range(2):
+            item = items[first + row]
+            np.testing.assert_allclose(batch["image"][row], item.transpose(2, 0, 1) / 255, rtol=1e-6)
+            np.testing.assert_array_equal(batch["aux:infrared"][row], item[None, ..., 0])
+            np.testing.assert_array_equal(batch["aux:depth"][row], item[..., :2].transpose(2, 0, 1))
+    with pytest.raises(DataError, match=r"no extra channel 'lidar' \(they have: depth, infrared\)"):
+        make(2, items=items, inputs=["aux:lidar"]).evaluate(Reader())
+
+
+def test_without_labels_there_are_maps_and_no_counts():
+    labelled, unlabelled = make().evaluate(Toy()), make(labels=None, n_classes=0).evaluate(Toy())
+    assert unlabelled.raw.shape == unlabelled.crf.shape == (5, CLUSTERS, 0)
+    np.testing.assert_array_equal(unlabelled.raw_maps, labelled.raw_maps)
+
+
+# --- Candidates ----------------------------------------------------------------------------------
+
+
+def test_candidates_are_counted_unflipped_with_every_pixel_in_the_cluster_of_its_patch():
+    evaluator, methods = make(), [Toy(0), Toy(1)]
+    totals = [np.zeros((CLUSTERS, CLASSES), dtype=np.int64) for _ in methods]
+    for index in range(5):
+        label = label_square(evaluator.labels.label(index), SIDE)
+        for method, total in zip(methods, totals, strict=True):
+            code = literal_code(method, evaluator.items[index])
+            patches = literal_classify(method, code).argmax(axis=0)
+            total += literal_counts(np.kron(patches, np.ones((PATCH, PATCH), dtype=int)), label)
+    assert all((total.sum(axis=1) > 0).sum() > 2 for total in totals)
+    for result, total in zip(evaluator.patch_counts(methods), totals, strict=True):
+        np.testing.assert_array_equal(result, total)
+
+
+# --- Memory --------------------------------------------------------------------------------------
+
+
+class Census:
+    """Counts how many of the arrays it was shown are alive, and remembers the most at once."""
+
+    def __init__(self) -> None:
+        self.alive = self.most = 0
+
+    def show(self, array: object) -> None:
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(array, self.forget)
+
+    def forget(self) -> None:
+        self.alive -= 1
+
+
+def peak(images: int) -> tuple[int, int, Evaluation]:
+    """Return the peak of traced bytes, the most arrays alive at once, and the evaluation."""
+    census = Census()
+
+    class Counted(Toy):
+        def classify(self, code):
+            logits = super().classify(code)
+            self.classified.clear()
+            census.show(code)
+            census.show(logits)
+            return logits
+
+    class Forgetful(FakePool):
+        def labels(self, items):
+            for image, log_probabilities in items:
+                census.show(image)
+                census.show(log_probabilities)
+                yield log_probabilities.argmax(axis=0)
+
+    protocol = get_protocol("stego320@1[eval_side=64,train_side=64]")
+    evaluator = make(images, protocol=protocol, pool=Forgetful())
+    gc.collect()
+    tracemalloc.start()
+    try:
+        result = evaluator.evaluate(Counted())
+        return tracemalloc.get_traced_memory()[1], census.most, result
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    few_bytes, few_arrays, few = peak(16)
+    many_bytes, many_arrays, many = peak(64)
+    one_map = few.raw_maps[0].nbytes
+    assert len(few.raw_maps) == len(many.raw_maps) == evaluation.PANEL_IMAGES
+    assert many_arrays == few_arrays <= 10
+    assert many_bytes - few_bytes < (64 - 16) * one_map / 2  # the counts, and not even a label map
+
+
+# --- Contract ------------------------------------------------------------------------------------
+
+
+def raising(*arguments) -> Tensor:
+    raise ZeroDivisionError("division by zero")
+
+
+@pytest.mark.parametrize(
+    ("step", "wrong", "message"),
+    [
+        ("embed", lambda x: x["tokens"][0], r"embedded 2 images as \(9, 4, 4\)"),
+        ("embed", lambda x: x["tokens"][:1], r"embedded 2 images as \(1, 9, 4, 4\)"),
+        ("embed", lambda x: x["tokens"].long(), r"torch\.int64; a code is floating point"),
+        ("embed", raising, "failed in embed: ZeroDivisionError: division by zero"),
+        ("embed", lambda x: x["keys"], "failed in embed: KeyError: 'keys'"),
+        ("classify", lambda code: code[..., :1], r"classified a \(16, 16\) code as \(1, 4, 16, 1\)"),
+        ("classify", lambda code: code[0, 0], "classif"),
+        ("classify", lambda code: code / 0, "NaN or infinite"),
+        ("classify", raising, "failed in classify: ZeroDivisionError"),
+    ],
+)
+def test_a_broken_contract_is_told_by_method_and_step(step: str, wrong: Callable, message: str):
+    method = Toy()
+    setattr(method, step, wrong)
+    with pytest.raises(ContractError, match=f"Method 'toy' .*{message}"):
+        make().evaluate(method)
+    if step == "embed":
+        with pytest.raises(ContractError, match=f"Method 'toy' .*{message}"):
+            make().patch_counts([method])
+
+
+@pytest.mark.parametrize(("value", "said"), [(CLASSES, "3"), (255, "255"), (-2, "-2")])
+def test_a_label_out_of_range_is_told_by_its_image(value, said):
+    labels = random_labels(5, 19, 26)
+    labels.arrays[3][:] = value
+    for run in (lambda one: one.evaluate(Toy()), lambda one: one.patch_counts([Toy()])):
+        with pytest.raises(DataError, match=f"'image-3' holds {said}; classes are 0 to 2"):
+            run(make(labels=labels))
+
+
+# --- Panels --------------------------------------------------------------------------------------
+
+
+class Named(ArrayImages):
+    def __init__(self, count: int, fingerprint: str) -> None:
+        super().__init__([np.zeros((8, 8, 3), np.uint8)] * count)
+        self._fingerprint = fingerprint
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+
+def chosen(count: int, fingerprint: str, **options) -> list[int]:
+    return panel_indices(Items(Named(count, fingerprint), **{"side": 8, "filter": "nearest", **options}))
+
+
+def test_panels_show_the_same_images_for_every_method_and_protocol():
+    kept = chosen(100, "split")
+    assert len(set(kept)) == evaluation.PANEL_IMAGES
+    assert kept == sorted(kept)
+    assert kept == chosen(100, "split", side=16, flips=True, filter="bilinear")
+    assert kept != chosen(100, "another split")
+
+
+def test_a_small_split_is_kept_whole():
+    assert chosen(7, "split") == list(range(7))
+
+
+@pytest.mark.parametrize(("clusters", "dtype"), [(256, np.uint8), (257, np.uint16)])
+def test_maps_are_as_narrow_as_the_clusters_allow(clusters, dtype):
+    class Wide(Toy):
+        def classify(self, code):
+            ramp = torch.zeros(1, clusters, *code.shape[2:])
+            ramp[:, -1] = 1
+            return ramp
+
+    result = make().evaluate(Wide())
+    assert result.raw_maps.dtype == result.crf_maps.dtype == dtype
+    assert (result.raw_maps == clusters - 1).all()

@@ -1,0 +1,369 @@
+"""The feature store: served exactly, extracted once, and sound after whatever went wrong."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import ArrayImages, FakeBackbone
+
+from uss_bench.contracts import Backbone
+from uss_bench.errors import DataError, RunError, UsageError
+from uss_bench.features import FeatureStore, to_unit_range
+from uss_bench.geometry import Items
+
+FACETS = ("tokens", "keys@1", "cls")
+CPU = torch.device("cpu")
+IMAGES = ArrayImages.random(300, 9, 11)  # three shards: 128, 128 and 44 items
+
+
+def make_store(root: Path, backbone: Backbone | None = None, **options) -> FeatureStore:
+    options = {"positions": "dino", "device": CPU, "dtype": "float32", "log": lambda message: None} | options
+    return FeatureStore(root, backbone or FakeBackbone(), **options)
+
+
+def whole_images(images: ArrayImages = IMAGES, **options) -> Items:
+    return Items(images, side=8, filter="nearest", **options)
+
+
+def direct(items: Items, index: int) -> dict[str, torch.Tensor]:
+    """The features of one item, without a store."""
+    image = torch.from_numpy(items[index]).permute(2, 0, 1)[None] / 255
+    return {facet: value[0] for facet, value in FakeBackbone()(image, FACETS).items()}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "lock" not in path.name
+    }
+
+
+def no_partial_files(folder: Path) -> bool:
+    return not any("partial" in name for name in files(folder))
+
+
+# --- What is served ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"flips": True}, {"five_crop": True}])
+def test_stored_and_streamed_features_are_those_of_the_backbone_item_by_item(tmp_path, options):
+    items = whole_images(ArrayImages.random(30, 18, 22), **options)
+    stored = make_store(tmp_path / "a", batch_size=7).open(items, FACETS)
+    streamed = make_store(tmp_path / "b", budget=0, batch_size=4).open(items, FACETS)
+    assert (stored.stored, streamed.stored) == (True, False)
+    assert len(stored) == len(streamed) == len(items)
+    for index in range(len(items)):
+        for reader in (stored, streamed):
+            assert reader.source(index) == items.source(index)
+            torch.testing.assert_close(reader[index], direct(items, index), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("indices", [[299, 0, 127, 128, 256, 0], torch.tensor([5, 131])])
+@pytest.mark.parametrize("budget", [10**9, 0])
+def test_a_batch_is_its_items_stacked_in_the_order_asked_for(tmp_path, indices, budget):
+    reader = make_store(tmp_path, budget=budget).open(whole_images(), FACETS)
+    batch = reader.batch(indices)
+    for facet in FACETS:
+        expected = torch.stack([direct(whole_images(), int(index))[facet] for index in indices])
+        assert batch[facet].dtype == torch.float32
+        torch.testing.assert_close(batch[facet], expected, rtol=0, atol=0)
+
+
+def test_float16_moves_no_value_by_more_than_half_its_last_bit(tmp_path):
+    items = whole_images()
+    reader = make_store(tmp_path, dtype="float16").open(items, ["keys@1"])
+    exact = torch.stack([direct(items, index)["keys@1"] for index in range(len(items))])
+    served = reader.batch(range(len(items)))["keys@1"]
+    normal = exact > 2**-14
+    assert served.dtype == torch.float32
+    assert 0 < ((served - exact).abs() / exact)[normal].max() <= 2**-11
+
+
+@pytest.mark.parametrize("budget", [10**9, 0])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("facet", FACETS)
+def test_moments_are_numpys_over_every_position_of_every_item(tmp_path, budget, dtype, facet):
+    items = whole_images(ArrayImages.random(40, 18, 22), five_crop=True)
+    reader = make_store(tmp_path, dtype=dtype, budget=budget, batch_size=64).open(items, FACETS)
+    every = reader.batch(range(len(items)))[facet].numpy().astype(dtype).astype(np.float64)
+    axes = (0, 2, 3) if every.ndim == 4 else 0
+    mean, deviation = reader.moments(facet)
+    assert mean.dtype == deviation.dtype == torch.float32
+    np.testing.assert_allclose(mean, every.mean(axis=axes), rtol=1e-6)
+    np.testing.assert_allclose(deviation, every.std(axis=axes), rtol=1e-5)
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    reader = make_store(tmp_path).open(whole_images(), ["tokens"])
+    with pytest.raises(UsageError, match="hold tokens, not 'cls'"):
+        reader.moments("cls")
+    for index in (-1, 300):
+        with pytest.raises(IndexError):
+            reader[index]
+    with pytest.raises(DataError, match="no images"):
+        make_store(tmp_path).open(whole_images(ArrayImages([])), ["tokens"])
+
+
+def test_pixels_become_the_unit_range_channels_first():
+    squares = np.arange(2 * 2 * 3 * 3, dtype=np.uint8).reshape(2, 2, 3, 3) * 7
+    result = to_unit_range(squares, CPU)
+    assert (result.dtype, tuple(result.shape)) == (torch.float32, (2, 3, 2, 3))
+    assert result[1, 2, 0, 1].item() == pytest.approx(squares[1, 0, 1, 2] / 255)
+
+
+def test_images_that_are_square_already_raise_no_warning_of_torch(tmp_path):
+    images = ArrayImages.random(2, 10, 10)  # Pillow's result is then served uncropped, and is read-only
+    torch.set_warn_always(True)
+    try:
+        assert len(make_store(tmp_path).open(whole_images(images), ["tokens"])) == 2
+    finally:
+        torch.set_warn_always(False)
+
+
+# --- Extracted once ------------------------------------------------------------------------------
+
+
+def test_extraction_happens_once_for_all_stores_of_one_folder(tmp_path):
+    first = make_store(tmp_path)
+    first.open(whole_images(), FACETS)
+    first.open(whole_images(), FACETS)
+    second = make_store(tmp_path)
+    second.open(whole_images(), ["tokens"])
+    assert (first.encoded, second.encoded) == (300, 0)
+
+
+def test_another_facet_is_extracted_without_the_first(tmp_path):
+    make_store(tmp_path).open(whole_images(), ["tokens"])
+    before = files(tmp_path)
+    backbone = FakeBackbone()
+    reader = make_store(tmp_path, backbone).open(whole_images(), ["tokens", "cls"])
+    extraction = [facets for _, facets in backbone.calls[1:]]  # the first call asks for the shapes
+    assert set(extraction) == {("cls",)}
+    assert before.items() <= files(tmp_path).items()
+    torch.testing.assert_close(reader[200]["cls"], direct(whole_images(), 200)["cls"])
+
+
+@pytest.mark.parametrize(
+    ("change", "items"),
+    [
+        ({"backbone": FakeBackbone("other weights")}, whole_images()),
+        ({"positions": "timm"}, whole_images()),
+        ({"dtype": "float16"}, whole_images()),
+        ({}, whole_images(ArrayImages.random(300, 9, 11, seed=1))),
+        ({}, whole_images(flips=True)),
+    ],
+    ids=["weights", "positions", "dtype", "images", "items"],
+)
+def test_whatever_decides_features_is_part_of_their_key(tmp_path, change, items):
+    assert make_store(tmp_path).key(whole_images()) == make_store(tmp_path, batch_size=3).key(whole_images())
+    assert make_store(tmp_path, **change).key(items) != make_store(tmp_path).key(whole_images())
+
+
+def _extract(root: Path, barrier, results) -> None:
+    store = make_store(root)
+    barrier.wait(120)
+    reader = store.open(whole_images(), ["tokens"])
+    results.put((store.encoded, reader.batch(range(300))["tokens"].numpy()))
+
+
+def test_two_processes_share_one_extraction(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(2), spawn.Queue()
+    other = spawn.Process(target=_extract, args=(tmp_path, barrier, results))
+    other.start()
+    _extract(tmp_path, barrier, results)
+    (encoded_here, here), (encoded_there, there) = (results.get(timeout=120) for _ in range(2))
+    other.join(60)
+    assert other.exitcode == 0
+    assert {encoded_here, encoded_there} == {0, 300}
+    np.testing.assert_array_equal(here, there)
+
+
+# --- Damage --------------------------------------------------------------------------------------
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("damage", "suffix", "said"),
+    [
+        (flip_byte, ".npy", True),
+        (truncate, ".npy", True),
+        (Path.unlink, ".npy", True),
+        (Path.unlink, ".json", False),  # a shard without a sidecar was never finished
+        (truncate, ".json", False),
+    ],
+    ids=["flipped bit", "truncated", "deleted", "no sidecar", "truncated sidecar"],
+)
+def test_a_damaged_shard_is_found_and_built_again_alone(
+    tmp_path, damage: Callable[[Path], object], suffix: str, said: bool
+):
+    make_store(tmp_path).open(whole_images(), FACETS)
+    before = files(tmp_path)
+    shard = next(tmp_path.glob(f"*/tokens/00001-of-00003{suffix}"))
+    damage(shard)
+
+    messages: list[str] = []
+    backbone = FakeBackbone()
+    store = make_store(tmp_path, backbone, log=messages.append)
+    reader = store.open(whole_images(), FACETS)
+    assert files(tmp_path) == before
+    assert store.encoded == 128
+    assert {facets for _, facets in backbone.calls[1:]} == {("tokens",)}
+    assert [bool(re.search(r"00001-of-00003.npy.*'tokens'.*damaged", line)) for line in messages] == [
+        True
+    ] * said
+    torch.testing.assert_close(reader[130], direct(whole_images(), 130))
+
+
+def test_an_interrupted_extraction_leaves_nothing_half_written_and_continues(tmp_path):
+    with pytest.raises(RuntimeError, match="the backbone broke"):
+        make_store(tmp_path, FakeBackbone(fail_at=200)).open(whole_images(), FACETS)
+    names = [name.partition("/")[2] for name in files(tmp_path)]
+    facets = sorted(f"{facet}/00000-of-00003.{kind}" for facet in FACETS for kind in ("json", "npy"))
+    assert sorted(names) == sorted(["about.json", *facets])
+
+    store = make_store(tmp_path)
+    reader = store.open(whole_images(), FACETS)
+    assert store.encoded == 300 - 128
+    torch.testing.assert_close(reader[250], direct(whole_images(), 250))
+
+
+def full_disk(*arguments, **keywords):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("broken", ["numpy.save", "os.fsync"])
+def test_a_full_disk_is_a_data_error_and_leaves_no_partial_file(tmp_path, monkeypatch, broken):
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, full_disk)
+        with pytest.raises(DataError, match="No space left on device"):
+            make_store(tmp_path).open(whole_images(), FACETS)
+    assert no_partial_files(tmp_path)
+    assert len(make_store(tmp_path).open(whole_images(), FACETS)) == 300
+
+
+@pytest.mark.filterwarnings("default:overflow")
+def test_features_beyond_float16_are_refused_by_name(tmp_path):
+    with pytest.raises(RunError, match="'tokens' that are not finite in float16"):
+        make_store(tmp_path, FakeBackbone(gain=1e6), dtype="float16").open(whole_images(), ["tokens"])
+    assert not list(tmp_path.rglob("*.npy"))
+    reader = make_store(tmp_path, FakeBackbone(gain=1e6)).open(whole_images(), ["tokens"])
+    assert torch.isfinite(reader[0]["tokens"]).all()
+
+
+# --- Streaming -----------------------------------------------------------------------------------
+
+
+def test_what_exceeds_the_budget_is_streamed_and_says_so(tmp_path):
+    per_item = 4 * (9 * 4 + 3)  # float32 tokens (9, 2, 2) and cls (3,)
+    facets, messages = ["tokens", "cls"], []
+    fits = make_store(tmp_path / "a", budget=300 * per_item).open(whole_images(), facets)
+    store = make_store(tmp_path / "b", budget=300 * per_item - 1, log=messages.append)
+    streamed = store.open(whole_images(), facets)
+    assert (fits.stored, streamed.stored) == (True, False)
+    assert re.search("streamed.*budget", messages[0])
+    assert not list(tmp_path.glob("b/**/*.npy"))
+    streamed.batch([1, 2, 3])
+    assert store.encoded == 3
+
+
+def test_what_exceeds_the_disk_is_streamed_unless_it_is_there_already(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    make_store(tmp_path / "kept").open(whole_images(), ["tokens"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    messages: list[str] = []
+    assert not make_store(tmp_path / "new", log=messages.append).open(whole_images(), ["tokens"]).stored
+    assert re.search("streamed.*the disk has", messages[0])
+    assert make_store(tmp_path / "kept").open(whole_images(), ["tokens"]).stored
+
+
+def test_a_cache_that_cannot_be_written_is_streamed_around(tmp_path):
+    (tmp_path / "file").write_text("a file where a folder should be")
+    messages: list[str] = []
+    reader = make_store(tmp_path / "file", log=messages.append).open(whole_images(), ["tokens"])
+    assert not reader.stored
+    assert re.search("streamed.*cannot be written", messages[0])
+    torch.testing.assert_close(reader[3]["tokens"], direct(whole_images(), 3)["tokens"])
+    assert reader.derived("sum", "1", lambda features: {"sum": np.ones(1)})["sum"].tolist() == [1]
+
+
+def test_features_are_served_although_their_folder_became_read_only(tmp_path, monkeypatch):
+    make_store(tmp_path).open(whole_images(), ["tokens"])
+
+    def refuse(self, *arguments, **keywords):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    reader = make_store(tmp_path).open(whole_images(), ["tokens"])
+    torch.testing.assert_close(reader[3]["tokens"], direct(whole_images(), 3)["tokens"])
+
+
+# --- Derived arrays ------------------------------------------------------------------------------
+
+
+class Builder:
+    """Builds an array from features, and counts how often."""
+
+    def __init__(self) -> None:
+        self.built = 0
+
+    def __call__(self, features) -> dict[str, np.ndarray]:
+        self.built += 1
+        return {"first": features[0]["tokens"].numpy(), "length": np.array(len(features))}
+
+
+@pytest.mark.parametrize("budget", [10**9, 0])
+def test_derived_arrays_are_built_once_and_kept(tmp_path, budget):
+    build = Builder()
+    for _ in range(2):
+        reader = make_store(tmp_path, budget=budget).open(whole_images(), ["tokens"])
+        arrays = reader.derived("knn@30", "code 1", build)
+        np.testing.assert_array_equal(arrays["first"], direct(whole_images(), 0)["tokens"])
+        assert arrays["length"] == 300
+    assert build.built == 1
+
+
+def test_derived_arrays_are_keyed_by_name_version_and_facets(tmp_path):
+    build, store = Builder(), make_store(tmp_path)
+    reader = store.open(whole_images(), ["tokens"])
+    for name, version in (("knn@30", "1"), ("knn@40", "1"), ("knn@30", "2")):
+        reader.derived(name, version, build)
+    store.open(whole_images(), ["tokens", "cls"]).derived("knn@30", "1", build)
+    assert build.built == 4
+
+
+@pytest.mark.parametrize("damage", [flip_byte, truncate, lambda path: path.write_bytes(b"")])
+def test_damaged_derived_arrays_are_built_again(tmp_path, damage):
+    build = Builder()
+    reader = make_store(tmp_path).open(whole_images(), ["tokens"])
+    reader.derived("knn@30", "1", build)
+    damage(next(tmp_path.rglob("*.npz")))
+    arrays = reader.derived("knn@30", "1", build)
+    assert build.built == 2
+    np.testing.assert_array_equal(arrays["first"], direct(whole_images(), 0)["tokens"])
+
+
+def test_derived_arrays_on_a_full_disk_are_a_data_error_and_leave_no_partial_file(tmp_path, monkeypatch):
+    reader = make_store(tmp_path).open(whole_images(), ["tokens"])
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(DataError, match="No space left on device"):
+        reader.derived("knn@30", "1", Builder())
+    assert no_partial_files(tmp_path)

@@ -1,0 +1,298 @@
+"""SmooSeg: the factorised losses against literal N × N ones, what is detached, and what it finds."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fakes import FakeContext, MemoryFeatures, method_module, planted
+from torch import Tensor
+
+from uss_bench.nn import Projector, Standardizer, cosine_logits, near_derangement, shuffled_batches
+from uss_bench.scoring import count, score
+
+smooseg = method_module("smooseg")
+SHAPES = [(2, 3, 4, 2), (3, 8, 9, 5), (5, 6, 16, 3), (2, 4, 1, 7)]  # B, D, N, K
+
+
+def unit(x: Tensor, dim: int = 1) -> Tensor:
+    return x / (x * x).sum(dim=dim, keepdim=True).sqrt()
+
+
+def random_unit(*shape: int, seed: int) -> Tensor:
+    return unit(torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
+
+
+def literal_smoothness(x: Tensor, a: Tensor, y: Tensor, c: Tensor, b: float, global_offset: bool) -> Tensor:
+    """Equations 2 to 4 with every N × N matrix, and the released code's "pointwise" centring."""
+    w = torch.einsum("bdp,bdq->bpq", x, y)
+    batch_wide = w.mean()
+    w = w - w.mean(dim=2, keepdim=True)
+    if global_offset:
+        w = w - w.mean() + batch_wide
+    penalty = 1 - torch.einsum("bkp,bkq->bpq", a, c)
+    return ((w - b) * penalty).mean()
+
+
+# --- Equations 2 to 4 ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("global_offset", [False, True])
+@pytest.mark.parametrize("b", [-0.02, 0.5])
+def test_smoothness_and_its_gradient_are_those_of_the_literal_n_by_n_form(shape, global_offset, b):
+    images, channels, patches, clusters = shape
+    x, y = (random_unit(images, channels, patches, seed=seed) + 0.1 for seed in (0, 1))
+    gradients, values = [], []
+    for form in (smooseg.smoothness, literal_smoothness):
+        a, c = (random_unit(images, clusters, patches, seed=s).abs().requires_grad_() for s in (2, 3))
+        value = form(x, a, y, c, b, global_offset)
+        gradients.append(torch.autograd.grad(value, [a, c]))
+        values.append(value)
+    torch.testing.assert_close(values[0], values[1], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
+
+
+def test_the_global_offset_is_what_the_released_code_keeps_and_equation_2_does_not():
+    x, a = random_unit(3, 4, 9, seed=0) + 0.5, random_unit(3, 2, 9, seed=1).abs()
+    with_offset, without = (smooseg.smoothness(x, a, x, a, 0.1, keep) for keep in (True, False))
+    assert abs(with_offset - without) > 0.01
+
+
+# --- Equations 4 to 7 ----------------------------------------------------------------------------
+
+
+def make(f: Tensor, clusters: int = 3, **params) -> smooseg.SmooSeg:
+    """A method in training mode, in float64, whose student and teacher differ."""
+    torch.manual_seed(0)
+    method = smooseg.SmooSeg(**{"clusters": clusters, "dim": 5, "dropout": 0.0} | params)
+    method.net = smooseg.Net(f.shape[1], clusters, method.dim, method.dropout).double().train()
+    method.net.teacher.add_(0.3 * torch.randn_like(method.net.teacher))
+    return method
+
+
+def features(images: int = 4, channels: int = 6, h: int = 3, w: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(images, channels, h, w, dtype=torch.float64, generator=generator) + 0.5
+
+
+def project(net, f: Tensor) -> Tensor:
+    """The projector as a matrix product on (B, D, N): linear path plus SiLU path."""
+
+    def dense(layer, values: Tensor) -> Tensor:
+        return layer.weight[:, :, 0, 0] @ values + layer.bias[:, None]
+
+    hidden = dense(net.projector.nonlinear[0], f)
+    return dense(net.projector.linear, f) + dense(net.projector.nonlinear[2], hidden * torch.sigmoid(hidden))
+
+
+def literal_losses(method, f: Tensor, partner: list[int], global_offset: bool) -> tuple[Tensor, Tensor]:
+    """E_smooth and E_data, image by image and patch by patch, with nothing detached but what must be."""
+    net, f = method.net, f.flatten(2)
+    z, x = project(net, f), unit(f)
+    teacher = torch.einsum("bdn,kd->bkn", unit(z), unit(net.teacher))
+    a = unit(torch.softmax(teacher / method.tau, dim=1))
+    within = literal_smoothness(x, a, x, a, method.b_intra, global_offset)
+    other, other_a = (torch.stack([t[i] for i in partner]) for t in (x, a))
+    across = literal_smoothness(x, a, other, other_a, method.b_inter, global_offset)
+    student = torch.einsum("bdn,kd->bkn", unit(z.detach()), unit(net.student))
+    terms = []
+    for image, patch in itertools.product(range(f.shape[0]), range(f.shape[2])):
+        wanted = int(teacher[image, :, patch].argmax())
+        terms.append(student[image, :, patch].exp().sum().log() - student[image, wanted, patch])
+    return within + across, torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize("params", [{}, {"global_offset": False}, {"tau": 0.5}, {"b_intra": 0.3}])
+@pytest.mark.parametrize("partner", [[1, 2, 3, 0], [2, 0, 0, 1]])
+def test_losses_and_their_gradients_are_those_of_the_equations(params, partner):
+    f = features()
+    method = make(f, **params)
+    parameters = dict(method.net.named_parameters())
+    values = method.losses(f, torch.tensor(partner))
+    expected = literal_losses(method, f, partner, params.get("global_offset", True))
+    torch.testing.assert_close(values, expected, rtol=1e-9, atol=1e-12)
+    ours = torch.autograd.grad(sum(values), list(parameters.values()))
+    literal = torch.autograd.grad(sum(expected), list(parameters.values()))
+    torch.testing.assert_close(ours, literal, rtol=1e-8, atol=1e-12)
+
+
+def test_each_loss_reaches_only_what_it_may_train():
+    f = features()
+    method = make(f)
+    smooth, data = method.losses(f, torch.tensor([1, 0, 3, 2]))
+    parameters = dict(method.net.named_parameters())
+    reached = []
+    for loss in (smooth, data):
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        pairs = zip(parameters, found, strict=True)
+        reached.append({name for name, gradient in pairs if gradient is not None and gradient.any()})
+    assert reached == [{name for name in parameters if name.startswith("projector.")}, {"student"}]
+    assert "teacher" not in parameters
+    assert not method.net.teacher.requires_grad
+
+
+@pytest.mark.parametrize(("training", "switch"), [(True, True), (True, False), (False, True)])
+def test_closeness_is_computed_from_dropped_out_features_where_asked(monkeypatch, training, switch):
+    seen = []
+
+    def spy(x, *arguments):
+        seen.append(x)
+        return torch.zeros(())
+
+    monkeypatch.setattr(smooseg, "smoothness", spy)
+    f = features(channels=40)
+    method = make(f, dropout=0.5, closeness_dropout=switch)
+    method.net.train(training)
+    method.losses(f, torch.tensor([1, 0, 3, 2]))
+    dropped = (seen[0] == 0).all(dim=2)  # whole channels of an image
+    assert dropped.any() == (training and switch)
+    expected = unit(f.flatten(2) * ~dropped[..., None])
+    torch.testing.assert_close(seen[0], expected)
+
+
+# --- Training ------------------------------------------------------------------------------------
+
+
+def train(method, tokens: Tensor, seed: int = 0) -> FakeContext:
+    torch.manual_seed(seed)
+    context = FakeContext(method, MemoryFeatures(tokens), seed)
+    method.train(None, context)
+    return context
+
+
+def test_the_teacher_follows_the_student_before_the_optimisers_step():
+    tokens = features(images=6).float()
+    method = smooseg.SmooSeg(
+        clusters=3, dim=4, steps=4, batch_size=3, momentum=0.7, lr_prototypes=0.05, checkpoint_every=1
+    )
+    states = [state for _, state in train(method, tokens).offers]
+    assert len(states) == 4
+    torch.testing.assert_close(unit(states[0]["teacher"]), states[0]["teacher"])  # as at the start
+    for before, after in itertools.pairwise(states):
+        expected = 0.7 * before["teacher"] + 0.3 * before["student"]
+        torch.testing.assert_close(after["teacher"], expected)
+        assert (after["student"] - before["student"]).abs().max() > 0.01
+
+
+def test_training_standardises_reports_and_offers_as_asked():
+    tokens = 5 * features(images=6).float() + 3
+    method = smooseg.SmooSeg(clusters=3, steps=60, batch_size=4, checkpoint_every=20, standardize=True)
+    context = train(method, tokens)
+    assert [step for step, _ in context.offers] == [20, 40, 60]
+    assert [(step, set(scalars)) for step, scalars in context.reports] == [
+        (1, {"smoothness", "data"}),
+        (50, {"smoothness", "data"}),
+    ]
+    torch.testing.assert_close(method.net.standardizer.mean, tokens.mean((0, 2, 3)))
+    assert not method.net.training
+
+
+def test_a_restored_state_predicts_identically():
+    tokens = features(images=4).float()
+    method = smooseg.SmooSeg(clusters=3, dim=4, steps=3, batch_size=2, standardize=True)
+    train(method, tokens)
+    other = smooseg.SmooSeg(clusters=3, dim=4)
+    other.load_state_dict(method.state_dict())
+    logits = [one.classify(one.embed({"tokens": tokens})) for one in (method, other)]
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_smooseg_recovers_classes_that_were_planted_in_the_features(seed):
+    tokens, labels = planted([5, 3, 2], channels=24, images=12, side=7, noise=0.7, seed=seed)
+    faster = {"lr_projector": 2e-3, "momentum": 0.98}  # 400 small steps instead of 3000 large ones
+    method = smooseg.SmooSeg(clusters=3, dim=16, steps=400, batch_size=6, standardize=True, **faster)
+    train(method, tokens, seed)
+    predicted = method.classify(method.embed({"tokens": tokens})).argmax(dim=1).numpy()
+    counts = np.stack([count(p, t, 3, 3) for p, t in zip(predicted, labels, strict=True)])
+    assert score(counts).miou > 0.9
+
+
+# --- Shared parts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 32])
+def test_no_image_is_paired_with_itself_and_fixed_points_move_on_by_one(size):
+    for seed in range(200):
+        partner = near_derangement(size, torch.Generator().manual_seed(seed)).tolist()
+        drawn = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+        assert partner == [(i + 1) % size if drawn[i] == i else drawn[i] for i in range(size)]
+        assert all(partner[i] != i for i in range(size))
+
+
+def test_pairing_four_images_is_no_bijection_in_14_of_the_24_cases(monkeypatch):
+    broken = 0
+    for permutation in itertools.permutations(range(4)):
+        monkeypatch.setattr(torch, "randperm", lambda size, generator, p=permutation: torch.tensor(p))
+        broken += len(set(near_derangement(4, torch.Generator()).tolist())) < 4
+    assert broken == 14
+
+
+def test_a_single_image_has_no_partner():
+    with pytest.raises(ValueError, match="at least two"):
+        near_derangement(1, torch.Generator())
+
+
+@pytest.mark.parametrize(("activation", "function"), [("relu", torch.relu), ("silu", F.silu)])
+def test_the_projector_adds_a_linear_and_a_nonlinear_path(activation, function):
+    torch.manual_seed(0)
+    projector = Projector(6, 4, activation=activation, dropout=0.2).eval()
+    f = features(images=2).float()
+
+    def dense(layer, values: Tensor) -> Tensor:
+        return torch.einsum("od,bdhw->bohw", layer.weight[:, :, 0, 0], values) + layer.bias[:, None, None]
+
+    first, _, last = projector.nonlinear
+    expected = dense(projector.linear, f) + dense(last, function(dense(first, f)))
+    torch.testing.assert_close(projector(f), expected)
+
+
+def test_the_two_paths_drop_whole_channels_independently():
+    torch.manual_seed(0)
+    projector = Projector(64, 4, activation="silu", dropout=0.2).train()
+    inputs = []
+    for layer in (projector.linear, projector.nonlinear[0]):
+        layer.register_forward_hook(lambda module, given, output: inputs.append(given[0]))
+    projector(torch.ones(200, 64, 2, 2))
+    masks = [value[..., 0, 0] == 0 for value in inputs]
+    for value, mask in zip(inputs, masks, strict=True):
+        torch.testing.assert_close(value, torch.where(mask, 0.0, 1 / 0.8)[..., None, None].expand_as(value))
+    shares = [mask.float().mean().item() for mask in (*masks, masks[0] & masks[1])]
+    assert shares == pytest.approx([0.2, 0.2, 0.04], abs=0.015)  # 12,800 draws: five deviations or more
+
+
+def test_cosine_logits_are_cosines():
+    code, prototypes = features(images=2, channels=5), features(1, 5, 1, 3)[0, :, 0].T
+    logits = cosine_logits(code, prototypes)
+    pixel, prototype = code[1, :, 2, 3], prototypes[2]
+    expected = (pixel * prototype).sum() / (pixel.norm() * prototype.norm())
+    assert logits.shape == (2, 3, 3, 4)
+    assert logits[1, 2, 2, 3].item() == pytest.approx(expected.item())
+
+
+def test_a_standardiser_centres_and_scales_and_leaves_constant_channels_unscaled():
+    f = 4 * features(images=9).float() + 2
+    f[:, 0] = 7.0
+    standardizer = Standardizer(6)
+    torch.testing.assert_close(standardizer(f), f)
+    standardizer.fit((f.mean((0, 2, 3)), f.std((0, 2, 3), correction=0)))
+    result = standardizer(f)
+    torch.testing.assert_close(result.mean((0, 2, 3)), torch.zeros(6), atol=1e-5, rtol=0)
+    deviations = result.std((0, 2, 3), correction=0).tolist()
+    assert deviations == pytest.approx([0, 1, 1, 1, 1, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize(("items", "size", "per_epoch"), [(10, 3, 3), (6, 3, 2), (2, 5, 1)])
+def test_batches_permute_all_items_each_epoch_and_drop_the_short_rest(items, size, per_epoch):
+    batches = shuffled_batches(items, size, torch.Generator().manual_seed(0))
+    epochs = [[next(batches) for _ in range(per_epoch)] for _ in range(4)]
+    for epoch in epochs:
+        drawn = [index for batch in epoch for index in batch]
+        assert [len(batch) for batch in epoch] == [min(size, items)] * per_epoch
+        assert len(set(drawn)) == len(drawn)
+        assert set(drawn) <= set(range(items))
+    assert len({str(epoch) for epoch in epochs}) > 1
