@@ -66,7 +66,7 @@ def wheel(session: nox.Session) -> None:
         python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
         arguments = ["install", "--quiet", str(target)]
         if not full:
-            arguments += ["--no-deps", "--no-build-isolation"]
+            arguments.append("--no-deps")
             borrow = session.run(
                 str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True
             )

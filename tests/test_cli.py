@@ -153,6 +153,13 @@ def test_show_lists_records_and_shows_one_in_full(uss, command, tmp_path):
     assert uss("show", "feed").code == 1
 
 
+def test_show_marks_records_whose_code_has_changed_since(uss, monkeypatch):
+    uss(*DINO)
+    assert "stale" not in uss("show").out
+    monkeypatch.setattr("uss_bench.provenance.EVALUATOR_VERSION", -1)
+    assert "stale" in uss("show").out
+
+
 def test_a_damaged_record_is_named_and_does_not_hide_the_others(uss, tmp_path):
     uss(*DINO)
     (path,) = records(tmp_path)

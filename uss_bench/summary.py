@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -142,13 +142,19 @@ def _seconds(record: RunRecord, phase: str) -> str:
     return f"{record.phases[phase].seconds:.1f} s" if phase in record.phases else "–"
 
 
-def records_table(records: Iterable[RunRecord]) -> str:
-    """Return one row per record, grouped by dataset and protocol."""
+def records_table(records: Iterable[RunRecord], stale: Container[str] = ()) -> str:
+    """Return one row per record, grouped by dataset and protocol.
+
+    Args:
+        stale: ids of records whose method's code has changed since.
+    """
     rows = []
     for record in sorted(records, key=lambda one: (one.cell.dataset.name, one.cell.protocol, one.stem)):
         cell = record.cell
         values = _four(record.last) if record.last else ["–"] * 4
         state = "failed" if record.status == "failed" else "" if record.last else "unlabelled"
+        if record.id in stale:
+            state = f"{state} stale".strip()
         where = (cell.dataset.name, cell.method.name, cell.seed, cell.backbone.name, cell.protocol)
         rows.append((*where, *values, state, record.id[:12]))
     headers = [
