@@ -226,6 +226,17 @@ def test_label_maps_that_are_missing_or_of_another_size_are_refused(uss, tmp_pat
     assert "no label map for image 'scene-101'" in said.err
 
 
+def test_a_dataset_is_prepared_and_verified_by_name(command, tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "good.png")
+    folder = ["--dataset", "folder", "--root", tmp_path]
+    assert "is in place" in command("prepare", *folder).out
+    assert command("verify", *folder).code == 0
+    (tmp_path / "wrong.png").write_bytes(b"not a picture")
+    said = command("verify", *folder)
+    assert said.code == 1
+    assert "wrong.png" in said.err
+
+
 @pytest.mark.parametrize(
     "name", ["smooseg", "dino", "toy3", "folder", "timm", "patchstats", "stego320@1", "stego322@1"]
 )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+import click
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -22,9 +23,9 @@ def set_quiet(quiet: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Print text as it is."""
+    """Print styled text as it is; no bar may be drawn at the time."""
     if not _quiet:
-        tqdm.write(text, file=sys.stderr)
+        click.echo(text, err=True)
 
 
 def log(message: str) -> None:

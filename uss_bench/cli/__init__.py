@@ -17,6 +17,8 @@ _COMMANDS = {
     "ls": "List methods, datasets, backbones and protocols.",
     "info": "Show all that is known of a method, dataset, backbone or protocol.",
     "show": "Show records: all of them, or one in full.",
+    "prepare": "Put a dataset in place: download it, or say how to get it.",
+    "verify": "Read every file of a dataset and name the first wrong one.",
     "eval": "Score label maps that were made elsewhere.",
     "predict": "Label any folder of images with a recorded run.",
 }
