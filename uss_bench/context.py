@@ -20,7 +20,8 @@ from torch import Tensor
 from uss_bench import progress
 from uss_bench.contracts import Context, Features, Method
 from uss_bench.errors import Diverged
-from uss_bench.features import FeatureReader, FeatureStore
+from uss_bench.feature_reader import FeatureReader
+from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
 from uss_bench.inputs import Inputs
 from uss_bench.records import Phase
