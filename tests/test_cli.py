@@ -47,6 +47,15 @@ def test_run_leaves_a_record_its_arrays_the_state_and_a_picture(uss, tmp_path):
         assert path.with_suffix(suffix).stat().st_size > 0
 
 
+def test_where_the_last_checkpoint_is_the_selected_one_its_arrays_are_kept_once(uss, tmp_path):
+    uss(*DINO)
+    (path,) = records(tmp_path)
+    with np.load(path.with_suffix(".npz")) as file:
+        assert not [name for name in file.files if "selected" in name]
+    counts = read_arrays(path, read_record(path)).counts
+    assert counts["selected", "crf"] is counts["last", "crf"]
+
+
 def test_a_finished_run_is_not_repeated_unless_forced(uss, tmp_path):
     uss(*DINO)
     (path,) = records(tmp_path)

@@ -152,7 +152,8 @@ class Arrays:
     """The npz of a record.
 
     `counts` has one int64 (N, K, C) array per (checkpoint, refinement). `maps` has uint8 or uint16
-    index maps (M, H, W) in the same way, for the images whose ids are `map_ids`.
+    index maps (M, H, W) in the same way, for the images whose ids are `map_ids`. Where the last
+    checkpoint is the selected one the file holds its arrays once.
     """
 
     image_ids: list[str]
@@ -245,6 +246,9 @@ def read_arrays(path: Path, record: RunRecord) -> Arrays:
     for key, value in named.items():
         group, checkpoint, refinement = key.split("/")
         groups[group][checkpoint, refinement] = value
+    if record.selected is not None and record.selected.step is None:
+        for group in groups.values():
+            group |= {("selected", refinement): value for (_, refinement), value in group.items()}
     return Arrays(image_ids, groups["counts"], map_ids, groups["maps"])
 
 

@@ -134,7 +134,8 @@ def _run(
     )
     evaluations: dict[Checkpoint, Evaluation] = {"last": last}
     if setup.test_labels is not None:
-        evaluations["selected"] = selected
+        if winner is not None:
+            evaluations["selected"] = selected
         record = replace(
             record,
             last=_result(None, last, setup.protocol),
