@@ -16,7 +16,7 @@ from uss_bench.backbones.none.none import NoFeatures
 from uss_bench.backbones.patchstats.patchstats import PatchStats
 from uss_bench.backbones.timm.positions import interpolate_positions
 from uss_bench.backbones.timm.vit import TimmViT
-from uss_bench.backbones.timm.weights import digest_state, read_state_dict
+from uss_bench.backbones.weights import digest_state, read_state_dict
 from uss_bench.contracts import Backbone
 from uss_bench.errors import DataError, UsageError
 from uss_bench.registry import Registry

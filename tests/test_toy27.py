@@ -39,7 +39,7 @@ def load(**options: Any) -> Any:
 
 def module(dataset: Any, name: str) -> Any:
     """Return a module of the plugin's own folder."""
-    package = type(dataset).__module__.rpartition(".")[0]
+    package = Registry().find("datasets", "toy27").load().__module__.rpartition(".")[0]
     return importlib.import_module(f"{package}.{name}")
 
 

@@ -107,9 +107,24 @@ class Registry:
         return plugin.spec, plugin
 
     def backbone(self, name: str) -> tuple[BackboneSpec, Plugin]:
+        """Return the spec of the backbone `name`, and the plugin whose code it runs: itself or its adapter.
+
+        Raises:
+            UsageError: when there is no such backbone.
+            ContractError: when its adapter does not exist, or has no code of its own.
+        """
         plugin = self.find("backbones", name)
-        assert isinstance(plugin.spec, BackboneSpec)
-        return plugin.spec, plugin
+        spec = plugin.spec
+        assert isinstance(spec, BackboneSpec)
+        if not spec.adapter:
+            return spec, plugin
+        adapter = self._plugins("backbones").get(spec.adapter)
+        if adapter is None or not adapter.spec.entry:
+            raise ContractError(
+                f"The adapter '{spec.adapter}' of backbone '{name}' ({plugin.folder}) "
+                "is no backbone with an entry."
+            )
+        return spec, adapter
 
     def _plugins(self, kind: Kind) -> dict[str, Plugin]:
         if kind not in self._found:

@@ -185,5 +185,6 @@ def load_backbone(
         options["model"] = name
     entry = plugin.load()
     check_options(entry, options, f"Backbone '{name}'", "--backbone-name or --weights:", skip=1)
-    backbone: Backbone = entry(spec, **{**spec.params, **options})
+    params = check_options(entry, spec.params, f"The spec.toml of backbone '{name}'", "params:", skip=1)
+    backbone: Backbone = entry(spec, **{**params, **options})
     return backbone

@@ -97,11 +97,27 @@ class DatasetSpec(PluginSpec, frozen=True, tag="dataset"):
 class BackboneSpec(PluginSpec, frozen=True, tag="backbone"):
     group: ClassVar[Kind] = "backbones"
 
+    entry: str = ""
+    """As for every plugin, unless there is an `adapter`."""
+    adapter: str = ""
+    """The backbone whose code runs with this spec, in place of an `entry`: a plugin without Python."""
     params: dict[str, Any] = {}
     """Keyword arguments of the entry, fixed by this spec."""
     trained_on: str = ""
     url: str = ""
+    """Where the weights are; when it names a weights file, they are downloaded from there."""
     sha256: str = ""
+    """Digest of the weights file; empty where it is not known for certain."""
+    patch: int = 0
+    dim: int = 0
+    """Channels of ``tokens``. Adapters hold `patch` and `dim` against the network, where not 0."""
+    mean: list[float] = []
+    std: list[float] = []
+    """What the pixels, in [0, 1], are normalised with; empty: what the adapter knows of the network."""
+
+    def __post_init__(self) -> None:
+        if bool(self.entry) == bool(self.adapter):
+            raise ValueError("a backbone states either `entry` or `adapter`")
 
 
 def facets_of(inputs: Iterable[str]) -> list[str]:

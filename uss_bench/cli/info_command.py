@@ -55,7 +55,14 @@ def _plugin_page(plugin: Plugin) -> str:
         facts.append(("five-crop", "yes" if spec.five_crop else "no"))
         facts.append(("backbone", spec.default_backbone or "none by default"))
     elif isinstance(spec, BackboneSpec):
-        facts += [("trained on", spec.trained_on), ("weights", spec.url), ("sha256", spec.sha256)]
+        facts += [
+            ("patch", f"{spec.patch} pixels" if spec.patch else ""),
+            ("tokens", f"{spec.dim} channels" if spec.dim else ""),
+            ("mean, std", f"{spec.mean}, {spec.std}" if spec.mean else ""),
+            ("trained on", spec.trained_on),
+            ("weights", spec.url),
+            ("sha256", spec.sha256),
+        ]
     facts += [("source", spec.source), ("licence", spec.licence)]
     lines += ["", _facts(facts)]
     if isinstance(spec, DatasetSpec) and spec.classes:

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uss_bench.backbones.checks import patch_grid, refuse_weights
-from uss_bench.errors import UsageError, did_you_mean
+from uss_bench.backbones.checks import only_tokens, patch_grid, refuse_weights
 from uss_bench.specs import BackboneSpec
 
 _PATCH = 8
@@ -99,11 +98,7 @@ class PatchStats:
         Raises:
             UsageError: for another facet, or a side that is no multiple of 8.
         """
-        for facet in facets:
-            if facet != "tokens":
-                raise UsageError(
-                    f"Backbone '{self.name}' has no facet '{facet}'.", hint=did_you_mean(facet, ["tokens"])
-                )
+        only_tokens(facets, self.name)
         patch_grid(images, _PATCH, self.name)
         with torch.set_grad_enabled(grad):
             return {"tokens": (self._describe(images) - self._offset) / self._scale} if facets else {}

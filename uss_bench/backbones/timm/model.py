@@ -8,11 +8,14 @@ from typing import Any
 
 import timm
 from timm.layers.patch_embed import PatchEmbed
+from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import Attention, VisionTransformer  # type: ignore[attr-defined]
+from torch import nn
 
+from uss_bench.backbones.weights import digest_file, digest_state, load_state_dict, read_state_dict
 from uss_bench.errors import DataError, UsageError
 
-from .weights import digest_file, digest_state, load_state_dict, read_state_dict
+from .official import by_timm_names
 
 
 def build_vit(name: str, weights: Path | None) -> tuple[Any, str]:
@@ -36,7 +39,8 @@ def build_vit(name: str, weights: Path | None) -> tuple[Any, str]:
     _require_plain(model, name)
 
     if weights is not None:
-        load_state_dict(model, read_state_dict(weights), what=f"Weights '{weights}' and model '{name}'")
+        state = by_timm_names(read_state_dict(weights))
+        load_state_dict(model, state, what=f"Weights '{weights}' and model '{name}'")
         digest = digest_file(weights)
     else:
         model = _from_hub(name)
@@ -58,17 +62,29 @@ def _from_hub(name: str) -> Any:
 def _require_plain(model: Any, name: str) -> None:
     # Subclasses and other parts (distillation tokens, hybrid stems, parallel blocks, differential
     # attention) have their own forward pass, which reading facets by position would misread.
-    plain = (
-        type(model) is VisionTransformer
-        and type(model.patch_embed) is PatchEmbed
-        and model.patch_embed.patch_size[0] == model.patch_embed.patch_size[1]
-        and all(type(getattr(block, "attn", None)) is Attention for block in model.blocks)
+    attention = [getattr(block, "attn", None) for block in getattr(model, "blocks", [])]
+    plain = (type(model) is VisionTransformer and all(type(attn) is Attention for attn in attention)) or (
+        type(model) is Eva and _is_dinov3(model) and all(_is_fused(attn) for attn in attention)
     )
+    plain = plain and type(model.patch_embed) is PatchEmbed
+    plain = plain and model.patch_embed.patch_size[0] == model.patch_embed.patch_size[1]
     if not plain:
         raise UsageError(
             f"Model '{name}' is not a plain vision transformer.",
             hint="Choose one of timm's vit_* or deit_* models, such as vit_small_patch8_224.dino.",
         )
+
+
+def _is_dinov3(model: Any) -> bool:
+    """Whether an Eva has DINOv3's shape: rotated queries and keys, no table of positions, norm at the end."""
+    # By its name, because timm before 1.0.20 has neither the class nor the models.
+    rotary = type(getattr(model, "rope", None)).__name__ == "RotaryEmbeddingDinoV3"
+    return rotary and model.pos_embed is None and isinstance(model.fc_norm, nn.Identity)
+
+
+def _is_fused(attn: Any) -> bool:
+    # With biases kept apart, Eva does not call its qkv layer, and a hook on that would see nothing.
+    return type(attn) is EvaAttention and attn.qkv is not None and attn.q_bias is None
 
 
 def _suggest(name: str) -> str:

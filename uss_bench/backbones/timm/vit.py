@@ -11,9 +11,11 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from uss_bench.backbones.checks import patch_grid
-from uss_bench.errors import DataError, UsageError, did_you_mean
-from uss_bench.specs import BackboneSpec, is_name
+from uss_bench.backbones.checks import check_card, checked_name, patch_grid
+from uss_bench.backbones.downloads import check_digest, find_weights
+from uss_bench.backbones.weights import digest_with, normalisation
+from uss_bench.errors import UsageError, did_you_mean
+from uss_bench.specs import BackboneSpec
 
 from .model import build_vit
 from .positions import Grid, PositionEmbedding, Rule
@@ -28,16 +30,19 @@ class TimmViT:
     """A `Backbone` out of timm: dense facets of any block, at any size that the patch divides.
 
     Args:
-        spec: the plugin's spec; where it states a sha256, a weights file must have it.
+        spec: the plugin's spec, or that of a card which names this plugin as its adapter.
         model: name of a plain ViT in timm, with or without a tag: ``vit_small_patch8_224.dino``.
-        positions: who interpolates the position embedding; see `interpolate_positions`.
-        weights: a ``.safetensors``, ``.pth`` or ``.pt`` file; None asks the hub.
-        name: what records and boards call it; default: `model`. Give weights that are not the
-            model's own another name.
+        positions: who interpolates the position embedding; see `interpolate_positions`. A rotary
+            network has none to interpolate, and the rule is of no effect.
+        weights: a ``.safetensors``, ``.pth`` or ``.pt`` file, by the names of timm or of the DINO
+            family's own code; None downloads the file of `spec.url`, or asks timm's hub.
+        name: what records and boards call it; default: that of the card, or `model`. Weights that
+            are not the card's own need another name; with one they may have another sha256.
 
     Raises:
         UsageError: for a model that timm does not have or that is no plain ViT, or a bad name.
-        DataError: when the weights cannot be had, read, or do not fit.
+        DataError: when the weights cannot be had, read, do not fit or are not those of the card.
+        ContractError: when the card is wrong about the patch or the dimension.
     """
 
     def __init__(
@@ -49,24 +54,20 @@ class TimmViT:
         weights: Path | None = None,
         name: str | None = None,
     ) -> None:
-        self.name = name or model
-        if not is_name(self.name):
-            raise UsageError(
-                f"'{self.name}' cannot be a backbone's name.",
-                hint="Use a-z, 0-9, '.', '_' and '-', at most 64 of them.",
-            )
-        self._model, self.sha256 = build_vit(model, weights)
-        if weights is not None and spec.sha256 not in ("", self.sha256):
-            raise DataError(
-                f"Weights '{weights}' have sha256 {self.sha256}, not {spec.sha256} as '{spec.name}' states.",
-                hint=f"Fetch them again from {spec.url}." if spec.url else None,
-            )
+        self.name = checked_name(name or (spec.name if spec.adapter else model))
+        file = find_weights(spec, weights)
+        self._model, self.sha256 = build_vit(model, file)
+        if file is not None and (name is None or weights is None):
+            check_digest(spec, file, self.sha256)
         self.patch: int = self._model.patch_embed.patch_size[0]
+        check_card(spec, patch=self.patch, dim=self._model.embed_dim)
         self._rule = positions
         self._embed = PositionEmbedding(self._model, positions)
         config = self._model.pretrained_cfg
-        self._mean = torch.tensor(config.get("mean") or IMAGENET_DEFAULT_MEAN).view(3, 1, 1)
-        self._std = torch.tensor(config.get("std") or IMAGENET_DEFAULT_STD).view(3, 1, 1)
+        self._mean, self._std, own = normalisation(
+            spec, config.get("mean") or IMAGENET_DEFAULT_MEAN, config.get("std") or IMAGENET_DEFAULT_STD
+        )
+        self.sha256 = digest_with(self.sha256, **own)
 
     def to(self, device: torch.device) -> TimmViT:
         """Move to `device`, in place, and return self."""
@@ -81,8 +82,8 @@ class TimmViT:
         =======================================  ======================================================
         ``tokens`` (B, D, h, w)                  patch tokens after the final normalisation
         ``cls`` (B, D)                           the class token after the final normalisation
-        ``queries@i keys@i values@i``            output of the projection in block i = 1..n, before
-        (B, D, h, w)                             any normalisation of queries and keys; heads in a row
+        ``queries@i keys@i values@i``            output of the projection in block i = 1..n, before any
+        (B, D, h, w)                             normalisation or rotation of these; heads in a row
         ``attention`` (B, heads, T, T)           of the last block, after the softmax; rows are queries
         ``cls_attention`` (B, heads, h, w)       its row of the class token, over the patches
         =======================================  ======================================================
@@ -110,8 +111,10 @@ class TimmViT:
                 _expose_attention(blocks[-1].attn, attention, stack, grad=grad)
 
             tokens = self._tokens(images, grid)
+            rotary = getattr(self._model, "rope", None)
+            options = {} if rotary is None else {"rope": rotary.get_embed(shape=grid)}
             for block in blocks[:depth]:
-                tokens = block(tokens)
+                tokens = block(tokens, **options)
             if final:
                 tokens = self._model.norm(tokens)
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from uss_bench.errors import DataError, UsageError
+from uss_bench.specs import BackboneSpec
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar")
 
 _NESTS = ("teacher", "model", "state_dict")
 """Keys under which training scripts put the state dict; a self-distilled teacher before all."""
@@ -23,7 +28,7 @@ _HEADS = ("head.", "head_dist.", "mask_token")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file, on the CPU, by timm's names.
+    """Return the tensors of a ``.safetensors``, ``.pth``, ``.pt`` or ``.pth.tar`` file, on the CPU.
 
     State dicts nested under ``teacher``, ``model`` or ``state_dict`` are unpacked, and the prefixes
     ``module.`` (`DataParallel`) and ``backbone.`` (self-supervised training) removed. Nothing in the
@@ -33,10 +38,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         UsageError: for another suffix.
         DataError: when the file is missing, truncated, or holds no weights.
     """
-    if path.suffix not in {".safetensors", ".pth", ".pt"}:
-        raise UsageError(
-            f"Weights '{path}' have an unknown suffix.", hint="Expected a .safetensors, .pth or .pt file."
-        )
+    if not path.name.endswith(SUFFIXES):
+        raise UsageError(f"Weights '{path}' have an unknown suffix.", hint=f"Known: {', '.join(SUFFIXES)}.")
     try:
         content = _read(path)
     except FileNotFoundError:
@@ -103,6 +106,31 @@ def digest_state(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()
+
+
+def digest_with(digest: str, **settings: object) -> str:
+    """Return `digest`, mixed with `settings` if there are any: how else than usual the weights are used.
+
+    The same weights with another stride give other features, which must not pass for the same.
+    """
+    if not settings:
+        return digest
+    return hashlib.sha256(json.dumps([digest, settings], sort_keys=True).encode()).hexdigest()
+
+
+def normalisation(
+    spec: BackboneSpec,
+    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+    std: Sequence[float] = IMAGENET_DEFAULT_STD,
+) -> tuple[Tensor, Tensor, dict[str, object]]:
+    """Return the mean and deviation of the pixels, (3, 1, 1), that `spec` states, or else those given.
+
+    The third value holds what differs from those given, for `digest_with`.
+    """
+    usual = {"mean": list(mean), "std": list(std)}
+    used = {"mean": spec.mean or usual["mean"], "std": spec.std or usual["std"]}
+    tensors = {key: torch.tensor(values).view(3, 1, 1) for key, values in used.items()}
+    return tensors["mean"], tensors["std"], {key: used[key] for key in used if used[key] != usual[key]}
 
 
 def _read(path: Path) -> Any:
