@@ -1,0 +1,46 @@
+"""What stands in leaderboards/records is whole, and its scores are those of its counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from uss_bench.records import read_arrays, read_record
+from uss_bench.runner import score_row
+from uss_bench.scoring import score_under
+
+ROOT = Path(__file__).parent.parent / "leaderboards" / "records"
+RECORDS = sorted(ROOT.glob("**/*.json"))
+
+
+def test_there_are_records():
+    assert RECORDS
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_committed_record_is_whole_and_its_scores_follow_from_its_counts(path):
+    record = read_record(path)
+    arrays = read_arrays(path, record)
+    assert path.parent.name == record.cell.dataset.name
+    assert len(arrays.image_ids) == record.images
+    for checkpoint, result in (("last", record.last), ("selected", record.selected)):
+        for refinement in ("raw", "crf"):
+            counts = arrays.counts[checkpoint, refinement]
+            assert counts.shape == (record.images, record.clusters, len(record.classes))
+            assert getattr(result, refinement) == score_row(score_under(counts, record.protocol))
+
+
+def test_no_picture_and_no_weights_are_committed_with_them():
+    kept = {path.suffix for path in ROOT.rglob("*") if path.is_file() and path.name != ".gitignore"}
+    ignored = {".png", ".safetensors"}  # made by runs, and kept out by the .gitignore
+    assert kept - ignored == {".json", ".npz", ".md"}
+    assert all(f"*{suffix}" in (ROOT / ".gitignore").read_text() for suffix in ignored)
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_committed_record_names_no_machine(path):
+    text = path.read_text()
+    assert "/home/" not in text
+    assert "/root/" not in text
+    assert "/work/" not in text
