@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from uss_bench import progress
 from uss_bench.contracts import Context, Features, Method
-from uss_bench.errors import Diverged
+from uss_bench.errors import DataError, Diverged
 from uss_bench.feature_reader import FeatureReader
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
@@ -116,7 +116,13 @@ class RunContext(Context):
 
     def checkpoint(self, step: int) -> None:
         path = self.scratch / f"checkpoint-{step:08d}.safetensors"
-        save_file(portable_state(self._method), path)
+        try:
+            path.write_bytes(save(portable_state(self._method)))
+        except OSError as error:
+            raise DataError(
+                f"The checkpoint of step {step} cannot be kept in {self.scratch}: {error.strerror}.",
+                hint="Free some space, or set TMPDIR to another disk.",
+            ) from None
         self.offers.append((step, path))
 
     def generator(self, purpose: str) -> torch.Generator:
