@@ -162,6 +162,15 @@ def test_show_lists_records_and_shows_one_in_full(uss, command, tmp_path):
     assert uss("show", "feed").code == 1
 
 
+def test_show_tells_records_apart_by_the_parameters_that_differ(uss):
+    uss(*DINO)
+    uss(*DINO, "--set", "steps=4")
+    listing = uss("show").out
+    assert "steps=3" in listing
+    assert "steps=4" in listing
+    assert "init_patches" not in listing
+
+
 def test_show_marks_records_whose_code_has_changed_since(uss, monkeypatch):
     uss(*DINO)
     assert "stale" not in uss("show").out

@@ -149,14 +149,21 @@ def records_table(records: Iterable[RunRecord], stale: Container[str] = ()) -> s
         stale: ids of records whose method's code has changed since.
     """
     rows = []
-    for record in sorted(records, key=lambda one: (one.cell.dataset.name, one.cell.protocol, one.stem)):
+    records = sorted(records, key=lambda one: (one.cell.dataset.name, one.cell.protocol, one.stem))
+    varied = _varied_parameters(records)
+    for record in records:
         cell = record.cell
+        differs = " ".join(
+            f"{name}={cell.method.params[name]}"
+            for name in varied[cell.dataset.name, cell.method.name]
+            if name in cell.method.params
+        )
         values = _four(record.last) if record.last else ["–"] * 4
         state = "failed" if record.status == "failed" else "" if record.last else "unlabelled"
         if record.id in stale:
             state = f"{state} stale".strip()
         where = (cell.dataset.name, cell.method.name, cell.seed, cell.backbone.name, cell.protocol)
-        rows.append((*where, *values, state, record.id[:12]))
+        rows.append((*where, *values, f"{differs} {state}".strip(), record.id[:12]))
     headers = [
         "dataset",
         "method",
@@ -169,6 +176,16 @@ def records_table(records: Iterable[RunRecord], stale: Container[str] = ()) -> s
         "mIoU CRF",
     ]
     return tabulate(rows, headers=[*headers, "", "id"], disable_numparse=True)
+
+
+def _varied_parameters(records: Iterable[RunRecord]) -> dict[tuple[str, str], list[str]]:
+    """Return, per dataset and method, the parameters that are not the same in all records."""
+    seen: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for record in records:
+        values = seen.setdefault((record.cell.dataset.name, record.cell.method.name), {})
+        for name, value in record.cell.method.params.items():
+            values.setdefault(name, set()).add(repr(value))
+    return {key: [name for name, found in values.items() if len(found) > 1] for key, values in seen.items()}
 
 
 def record_page(record: RunRecord, path: Path) -> str:
