@@ -18,6 +18,8 @@ from uss_bench.runner import Outcome
 METHODS: dict[str, dict[str, Any]] = {
     "dino": {"steps": 10, "checkpoint_every": 5},
     "smooseg": {"steps": 10, "checkpoint_every": 5},
+    "ds2dl": {"steps": 6, "checkpoint_every": 3},
+    "stego": {"steps": 6, "checkpoint_every": 3},
     "cnn-views": {},
     "attention-gradient": {"steps": 5},
     "blurred-keys": {"steps": 5},

@@ -1,0 +1,260 @@
+"""DS²DL: Dual-Structure Self-Distilled Learning for unsupervised semantic segmentation (under review).
+
+The file reads like the paper's Section 3, and equation numbers are the paper's. There is no released
+code. Where the text leaves something open there is a parameter; README.md says what its default
+rests on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from uss_bench.contracts import Batch, Context, Images
+from uss_bench.nn import Projector, Standardizer, cosine_logits, near_derangement, shuffled_batches
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
+
+
+@dataclass(kw_only=True)
+class DS2DL:
+    """A projector, K local and K global prototypes (student and teacher), and the bias of the pair loss.
+
+    Loss and prediction need `net`, which `train` and `load_state_dict` make. The total loss (Eq. 8) is
+    the sum of five terms; a weight of 0 leaves a term out, as the rows of Table 2 do.
+    """
+
+    clusters: int
+    """C, the number of prototypes."""
+    dim: int = 64
+    """Dimension D of the embedding."""
+    steps: int = 8000
+    batch_size: int = 32
+    """Items per step; pairs across images need at least two."""
+    optimizer: Literal["adam", "radam"] = "radam"
+    r: float = 2.22
+    """Strength of the reversed directional mining, Eq. 3; 1 is binary cross-entropy."""
+    tau: float = 0.1
+    """Temperature of the label features q(c|x) and of Eq. 4."""
+    epsilon: float = 0.1
+    """Weight of the entropy in the optimal transport, Eq. 5."""
+    sinkhorn_iterations: int = 3
+    momentum: float = 0.998
+    weight_intra: float = 1.0
+    """L_p over pairs within an image."""
+    weight_cross: float = 1.0
+    """L_p over pairs across images."""
+    weight_l2g: float = 1.0
+    weight_orth: float = 1.0
+    weight_data: float = 1.0
+
+    similarity: Literal["frozen", "learned"] = "frozen"
+    """What S compares: the frozen features, or the embedding."""
+    centre_similarity: bool = False
+    """Subtract from S its mean over the second patch of the pair, as SmooSeg's W does."""
+    attach_labels: bool = True
+    """Whether L_p has a gradient to the projector through its soft labels y."""
+    label_similarity: Literal["dot", "cosine"] = "dot"
+    """y as the inner product of Eq. 2, or the cosine that the introduction speaks of."""
+    b_init: float = 0.0
+    lr_b: float = 5e-4
+    """Learning rate of the bias b; 0 holds it at `b_init`."""
+    separate_b: bool = False
+    """One bias for pairs within images and one for pairs across, like SmooSeg's shifts."""
+    sinkhorn_scope: Literal["image", "batch"] = "image"
+    """Whether codes are balanced within each image, or over the batch."""
+    l2g_detach: bool = False
+    """Keep the gradient of L_L2G from the projector."""
+    orth_reduce: Literal["mean", "sum"] = "mean"
+    orth_normalize: bool = True
+    """Measure orthogonality on unit prototypes."""
+    pseudo_labels: Literal["global", "local"] = "global"
+    """Whose argmax Eq. 7 takes: the global prototypes', or that of the very prediction it trains."""
+    data_tau: float = 1.0
+    """Temperature of the prediction in Eq. 7."""
+    ema_first: bool = True
+    """Update the global prototypes before the optimiser's step, or after it."""
+    dropout: float = 0.2
+    """Probability of channel dropout before the projector; S does not see it."""
+    lr_projector: float = 1e-4
+    lr_prototypes: float = 5e-4
+    standardize: bool = False
+    """Centre and scale features per channel by the training set's moments (needs no label)."""
+    checkpoint_every: int = 400
+    """Steps between offered checkpoints, as SmooSeg's code validates."""
+
+    net: Net = field(init=False, repr=False)
+
+    def train(self, data: Images, ctx: Context) -> None:
+        features = ctx.features(["tokens"])
+        net = self.net = self.make_net(features[0]["tokens"].shape[0])
+        if self.standardize:
+            net.standardizer.fit(features.moments("tokens"))
+        net.to(ctx.device).train()
+
+        groups = [
+            {"params": list(net.projector.parameters()), "lr": self.lr_projector},
+            {"params": [net.student], "lr": self.lr_prototypes},
+            {"params": [net.b], "lr": self.lr_b},
+        ]
+        optimizer = OPTIMIZERS[self.optimizer](groups)
+        pairs = ctx.generator("pairs")
+        batches = shuffled_batches(len(features), self.batch_size, ctx.generator("batches"))
+        for step in ctx.progress(range(1, self.steps + 1), total=self.steps, label="ds2dl"):
+            f = net.standardizer(features.batch(next(batches))["tokens"])
+            terms = self.losses(f, near_derangement(len(f), pairs).to(f.device))
+            total = torch.stack([getattr(self, f"weight_{name}") * term for name, term in terms.items()])
+            optimizer.zero_grad(set_to_none=True)
+            total.sum().backward()  # Eq. 8
+            if self.ema_first:
+                net.update_teacher(self.momentum)
+            optimizer.step()
+            if not self.ema_first:
+                net.update_teacher(self.momentum)
+            if step == 1 or step % 50 == 0:
+                ctx.report(step, **terms, b=net.b.mean())
+            if step % self.checkpoint_every == 0:
+                ctx.checkpoint(step)
+        net.eval()
+
+    def losses(self, f: Tensor, partner: Tensor) -> dict[str, Tensor]:
+        """Return the terms of Eq. 8 whose weight is not 0, unweighted, by name.
+
+        Args:
+            f: features (B, D, h, w).
+            partner: the other image of each image, int64 (B,).
+        """
+        z = self.net.projector(f)
+        return self.affinity(f, z, partner) | self.cluster(z)
+
+    def affinity(self, f: Tensor, z: Tensor, partner: Tensor) -> dict[str, Tensor]:
+        """Return L_p (Eq. 3) over all N² pairs within each image, and over those with its partner."""
+        x = F.normalize(f if self.similarity == "frozen" else z, dim=1).flatten(2)
+        seen = z if self.attach_labels else z.detach()
+        q = torch.softmax(cosine_logits(seen, self.net.teacher) / self.tau, dim=1).flatten(2)
+        if self.label_similarity == "cosine":
+            q = F.normalize(q, dim=1)
+        terms: dict[str, Tensor] = {}
+        if self.weight_intra:
+            terms["intra"] = mean_pair_loss(x, x, q, q, self.net.b[0], self.r, self.centre_similarity)
+        if self.weight_cross:
+            y, p = x[partner], q[partner]
+            terms["cross"] = mean_pair_loss(x, y, q, p, self.net.b[-1], self.r, self.centre_similarity)
+        return terms
+
+    def cluster(self, z: Tensor) -> dict[str, Tensor]:
+        """Return L_L2G (Eq. 4), L_orth (Eq. 6) and L_data (Eq. 7), as means over patches."""
+        net = self.net
+        terms: dict[str, Tensor] = {}
+        if self.weight_l2g:
+            similarity = cosine_logits(z.detach(), net.teacher)
+            codes = sinkhorn(similarity, self.epsilon, self.sinkhorn_iterations, self.sinkhorn_scope)
+            local = cosine_logits(z.detach() if self.l2g_detach else z, net.student)
+            terms["l2g"] = F.cross_entropy(local / self.tau, codes)
+        if self.weight_orth:
+            c = F.normalize(net.student, dim=1) if self.orth_normalize else net.student
+            deviation = (c @ c.T - torch.eye(len(c), dtype=c.dtype, device=c.device)).abs()
+            terms["orth"] = deviation.mean() if self.orth_reduce == "mean" else deviation.sum()
+        if self.weight_data:
+            local = cosine_logits(z.detach(), net.student)
+            labelling = cosine_logits(z, net.teacher) if self.pseudo_labels == "global" else local
+            terms["data"] = F.cross_entropy(local / self.data_tau, labelling.argmax(dim=1))
+        return terms
+
+    def embed(self, batch: Batch) -> Tensor:
+        code: Tensor = self.net(batch["tokens"])
+        return code
+
+    def classify(self, code: Tensor) -> Tensor:
+        return cosine_logits(code, self.net.teacher)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.net.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.net = self.make_net(len(state["standardizer.mean"]))
+        self.net.load_state_dict(dict(state))
+        self.net.to(state["teacher"].device).eval()
+
+    def make_net(self, channels: int) -> Net:
+        b = torch.full((2 if self.separate_b else 1,), self.b_init)
+        return Net(channels, self.clusters, self.dim, self.dropout, b)
+
+
+class Net(nn.Module):
+    """What is learned: the projector, the local and the global prototypes (C, D), and b of Eq. 3."""
+
+    teacher: Tensor
+
+    def __init__(self, channels: int, clusters: int, dim: int, dropout: float, b: Tensor) -> None:
+        super().__init__()
+        self.standardizer = Standardizer(channels)
+        self.projector = Projector(channels, dim, activation="silu", dropout=dropout)
+        prototypes = F.normalize(nn.init.xavier_normal_(torch.empty(clusters, dim)), dim=1)
+        self.student = nn.Parameter(prototypes)
+        self.register_buffer("teacher", prototypes.clone())
+        self.b = nn.Parameter(b)
+
+    def forward(self, features: Tensor) -> Tensor:
+        code: Tensor = self.projector(self.standardizer(features))
+        return code
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """c̃ ← α c̃ + (1 − α) c, un-normalised, as in SmooSeg's code."""
+        self.teacher.lerp_(self.student, 1 - momentum)
+
+
+def pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, centre: bool) -> Tensor:
+    """Return L_p of one pair of images: Eq. 3, the mean over all N² pairs of patches.
+
+    Args:
+        x, y: what S compares, unit vectors of the two images' patches, (D, N).
+        q, p: label features of the same patches, (C, N).
+        b: the bias, a scalar.
+        r: strength of the mining.
+        centre: whether S is centred over the patches of the second image.
+    """
+    s = x.T @ y
+    t = (s - s.mean(dim=1, keepdim=True) if centre else s) + b
+    label = q.T @ p  # Eq. 2
+    return (label * F.softplus(-t / r) + (1 - label) * F.softplus(r * t)).mean()
+
+
+def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, centre: bool) -> Tensor:
+    """Return the mean over images of `pair_loss`; x, y, q and p have a leading B.
+
+    The backward pass computes the N × N matrices of an image again: a graph that kept those of all
+    images would hold more than 1 GB per step at N = 784 and B = 32.
+    """
+    terms = [
+        checkpoint(pair_loss, *image, b, r, centre, use_reentrant=False, preserve_rng_state=False)
+        for image in zip(x, y, q, p, strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+@torch.no_grad()
+def sinkhorn(similarity: Tensor, epsilon: float, iterations: int, scope: str) -> Tensor:
+    """Return the codes q_g of Eq. 5 by Sinkhorn's algorithm: exp(C̃ᵀX/ε), its marginals scaled in turn.
+
+    Each iteration gives every cluster the same total, then every patch a total of 1, which makes the
+    clusters' totals N/C in the limit. Logarithms keep a small ε from underflowing.
+
+    Args:
+        similarity: of patches with the global prototypes, (B, C, h, w).
+        epsilon: weight of the entropy.
+        iterations: how often both marginals are scaled.
+        scope: "image", or "batch" to share one balance among all images.
+    """
+    log_q = similarity / epsilon
+    for _ in range(iterations):
+        log_q = log_q - log_q.logsumexp(dim=(2, 3) if scope == "image" else (0, 2, 3), keepdim=True)
+        log_q = log_q.log_softmax(dim=1)
+    return log_q.exp()
