@@ -74,6 +74,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 regression, 130 interrupted."""
+    # Threads that wait for work by spinning take the cores from the CRF's processes, and from whatever
+    # else runs on the machine; torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(_run(sys.argv[1:]))
 
 
