@@ -140,6 +140,17 @@ def test_a_failed_run_exits_with_1_and_keeps_its_reason(uss, tmp_path):
     assert read_record(path).reason
 
 
+def test_a_seed_that_fails_does_not_stop_the_others_nor_hide_its_reason(uss, tmp_path, monkeypatch):
+    method = Registry().method("dino")[1].load()
+    train = method.train
+    monkeypatch.setattr(method, "train", lambda self, data, ctx: ctx.seed == 0 and train(self, data, ctx))
+    said = uss(*DINO, "--seeds", 2)
+    assert said.code == 1
+    assert "IoU, seed 0" in said.out
+    assert "failed in training" in said.err
+    assert [read_record(path).status for path in records(tmp_path)] == ["done", "failed"]
+
+
 def test_an_interrupted_run_exits_with_130_and_leaves_no_record(uss, tmp_path, monkeypatch):
     method = Registry().method("dino")[1].load()
     monkeypatch.setattr(method, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -105,7 +105,7 @@ def command(
     store_budget: float,
     notes: tuple[str, ...],
     labels_used: tuple[str, ...],
-) -> int:
+) -> None:
     """Train a method on unlabelled images, predict, refine, match, score and record.
 
     A run whose record exists is not repeated, so an interrupted command can simply be given again.
@@ -148,11 +148,11 @@ def command(
     done = {number for number, cell in cells.items() if record_path(out, cell).exists() and not force}
     if dry_run:
         click.echo(summary.plan_table(cells.values(), out, {cells[number].id for number in done}))
-        return 0
+        return
 
     summary.print_header(setup)
     outcomes: list[Outcome] = []
-    failures = 0
+    failures: list[UssBenchError] = []
     torch_device = pick_device(device)
     store = FeatureStore(
         cache_root() / "features",
@@ -182,15 +182,14 @@ def command(
                     notes=notes,
                     labels_used=labels_used,
                 )
-            except UssBenchError:
-                failures += 1
-                if number == max(cells):
-                    raise
-                progress.log(f"seed {number} failed; the other seeds go on.")
+            except UssBenchError as error:
+                progress.log(f"seed {number} failed: {error.what}")
+                failures.append(error)
                 continue
             save_panel(outcome.path, setup.test_images, setup.test_labels)
             outcomes.append(outcome)
     click.echo(summary.run_summary([outcome.record for outcome in outcomes]))
     for outcome in outcomes:
         click.echo(f"record  {outcome.path}\npicture {outcome.path.with_suffix('.png')}")
-    return 1 if failures else 0
+    if failures:
+        raise failures[0]
