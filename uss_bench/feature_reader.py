@@ -64,7 +64,7 @@ class FeatureReader(Features):
         if facet not in self.facets:
             raise UsageError(f"The features hold {', '.join(self.facets)}, not '{facet}'.")
         positions, total, squares = 0, np.zeros(()), np.zeros(())
-        for count, channel_total, channel_squares in self._channelchannel_sums(facet):
+        for count, channel_total, channel_squares in self._sums_by_part(facet):
             positions += count
             total = total + channel_total
             squares = squares + channel_squares
@@ -75,7 +75,7 @@ class FeatureReader(Features):
             torch.from_numpy(np.asarray(deviation, dtype=np.float32)),
         )
 
-    def _channelchannel_sums(self, facet: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def _sums_by_part(self, facet: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         if self.stored:
             for shard in range(self._layout.count):
                 sidecar = self._layout.sidecar(facet, shard)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uss_bench.contracts import Batch, Features
+from uss_bench.contracts import Batch, Features, Images
 from uss_bench.errors import DataError, UsageError
 from uss_bench.features import to_unit_range
 from uss_bench.geometry import Items
@@ -72,9 +72,22 @@ def assemble(
 def _aux(items: Items, row: int, channel: str) -> np.ndarray:
     """Return an auxiliary channel under the item's geometry, float32 (n, side, side)."""
     image_index, _ = items.source(row)
-    aux = items.images.aux(image_index)
+    return channels_first(items.transform(extra_channel(items.images, image_index, channel), row))
+
+
+def extra_channel(images: Images, index: int, channel: str) -> np.ndarray:
+    """Return an auxiliary channel of an image at its native size, float32 (H, W) or (H, W, n).
+
+    Raises:
+        DataError: when the images have no such channel.
+    """
+    aux = images.aux(index)
     if channel not in aux:
         known = ", ".join(sorted(aux)) or "none"
         raise DataError(f"The images have no extra channel '{channel}' (they have: {known}).")
-    array = items.transform(aux[channel].astype(np.float32), row)
+    return aux[channel].astype(np.float32)
+
+
+def channels_first(array: np.ndarray) -> np.ndarray:
+    """Turn (H, W) or (H, W, n) into contiguous (n, H, W)."""
     return np.ascontiguousarray(array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0))

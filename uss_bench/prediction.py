@@ -11,10 +11,10 @@ import torch
 
 from uss_bench.contracts import Backbone, Images, Method
 from uss_bench.crf import CrfPool
-from uss_bench.errors import DataError
 from uss_bench.evaluation import pixel_logits
 from uss_bench.features import to_unit_range
 from uss_bench.geometry import resize
+from uss_bench.inputs import channels_first, extra_channel
 from uss_bench.protocol import Protocol
 from uss_bench.specs import MethodSpec
 
@@ -77,12 +77,6 @@ class Predictor:
     def _aux(
         self, images: Images, index: int, channel: str, size: tuple[int, ...], mirrored: bool
     ) -> torch.Tensor:
-        aux = images.aux(index)
-        if channel not in aux:
-            raise DataError(
-                f"Image '{images.ids[index]}' has no extra channel '{channel}', which the method reads."
-            )
-        plane = resize(aux[channel].astype(np.float32), size[0], size[1], self.protocol.resize)
+        plane = resize(extra_channel(images, index, channel), size[0], size[1], self.protocol.resize)
         plane = plane[:, ::-1] if mirrored else plane
-        stacked = plane[None] if plane.ndim == 2 else np.moveaxis(plane, 2, 0)
-        return torch.from_numpy(np.ascontiguousarray(stacked))[None].to(self.device)
+        return torch.from_numpy(channels_first(plane))[None].to(self.device)
