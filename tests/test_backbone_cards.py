@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from file_server import serve
 
+from uss_bench import download as download_module
 from uss_bench.backbones.downloads import find_weights
 from uss_bench.backbones.weights import digest_file
 from uss_bench.errors import ContractError, DataError
@@ -127,11 +129,13 @@ def test_a_card_of_toml_alone_downloads_once_and_is_held_to_what_it_says(tiny_ca
         load_backbone(Registry([folder]), "card")
 
 
-def test_downloads_that_fail_say_what_to_do(tmp_path, tiny_card):
+def test_a_download_of_another_sha256_is_refused(tmp_path, tiny_card):
     folder, origin = tiny_card
     kept = tmp_path / "torch" / "hub" / "checkpoints" / "tiny.pth"
     write_card(folder, tiny_lines(origin, f'sha256 = "{"0" * 64}"\n'))
-    with pytest.raises(DataError, match=r"cannot be had from file:.*invalid hash value.*\n.*--weights FILE"):
+    with pytest.raises(
+        DataError, match=r"weights of 'card' cannot be had.*instead of 0000.*\n.*--weights FILE"
+    ):
         load_backbone(Registry([folder]), "card")
     assert not kept.exists()
 
@@ -140,11 +144,30 @@ def test_downloads_that_fail_say_what_to_do(tmp_path, tiny_card):
         with pytest.raises(DataError, match=r"not 0000.* as 'card' states.*\nFetch them again from file:"):
             load_backbone(Registry([folder]), "card", alias=alias)
     assert load_backbone(Registry([folder]), "card", alias="mine", weights=origin).name == "mine"
-    kept.unlink()
 
-    origin.unlink()
-    with pytest.raises(DataError, match=f"No such file.*\n.*put it at {kept}, or pass it: --weights FILE"):
-        load_backbone(Registry([folder]), "card")
+
+def test_weights_come_over_the_network_whole_and_are_no_web_page(tmp_path, tiny_card, monkeypatch):
+    folder, origin = tiny_card
+    kept = tmp_path / "torch" / "hub" / "checkpoints" / "tiny.pth"
+    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
+    with serve() as server:
+        url = f'url = "{server.url}/tiny.pth"'
+        write_card(folder, tiny_lines(origin).replace(f'url = "{origin.as_uri()}"', url))
+        with pytest.raises(
+            DataError, match=f"answered 404.*\n.*put it at {kept}, or pass it: --weights FILE"
+        ):
+            load_backbone(Registry([folder]), "card")
+
+        server.files["tiny.pth"] = b"<!DOCTYPE html><html>Log in</html>"
+        with pytest.raises(DataError, match=r"answers with a web page instead of tiny\.pth"):
+            load_backbone(Registry([folder]), "card")
+        assert not kept.exists()
+
+        server.files["tiny.pth"] = origin.read_bytes()
+        server.break_after = [1_000_000]
+        assert load_backbone(Registry([folder]), "card").sha256 == digest_file(origin)
+        assert server.seen[-1] == "bytes=1000000-", "resumed, not begun again"
+    load_backbone(Registry([folder]), "card")  # the server is gone: it is not asked again
 
 
 def test_a_page_is_no_file_to_download():

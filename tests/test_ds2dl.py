@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 from fakes import FakeContext, MemoryFeatures, method_module, planted
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from uss_bench.nn import near_derangement
 from uss_bench.params import method_params
@@ -173,25 +175,63 @@ def test_terms_hold_for_other_shapes_and_repeated_partners(images, channels, h, 
 
 
 def test_r_of_1_is_binary_cross_entropy():
-    f = features(images=1)[0].flatten(1)
-    x, q, b = unit(f, 0), torch.softmax(f[:3], dim=0), torch.tensor(0.3, dtype=torch.float64)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(x.T @ x + b, q.T @ q)
-    torch.testing.assert_close(ds2dl.pair_loss(x, x, q, q, b, 1.0, False), expected)
+    f = features(images=1).flatten(2)
+    x, q, b = unit(f), torch.softmax(f[:, :3], dim=1), torch.tensor(0.3, dtype=torch.float64)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(x.mT @ x + b, q.mT @ q)
+    torch.testing.assert_close(ds2dl.mean_pair_loss(x, x, q, q, b, 1.0, False), expected)
 
 
 @pytest.mark.parametrize("r", [1.0, 2.1, 6.0])
 def test_the_slopes_of_both_pair_losses_are_those_of_appendix_a3(r):
     """∂Q₁/∂t = −σ(−t/r)/r for sure positives, ∂Q₂/∂t = r σ(rt) for sure negatives."""
-    one = torch.ones(1, 1, dtype=torch.float64)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
     for label, slope in (
         (1.0, lambda t: -1 / r / (1 + math.exp(t / r))),
         (0.0, lambda t: r / (1 + math.exp(-r * t))),
     ):
         for b in (-1.5, -1.0, 0.4):
             shift = torch.tensor(b, dtype=torch.float64, requires_grad=True)
-            value = ds2dl.pair_loss(one, one, one, label * one, shift, r, False)
+            value = ds2dl.mean_pair_loss(one, one, one, label * one, shift, r, False)
             (found,) = torch.autograd.grad(value, shift)
             assert found.item() == pytest.approx(slope(1 + b), rel=1e-9)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize("tile", [1, 7, 13, 26, 10**6])
+def test_the_pair_loss_does_not_depend_on_its_tiles(monkeypatch, tile, centre):
+    monkeypatch.setattr(sys.modules[ds2dl.mean_pair_loss.__module__], "_TILE", tile)
+    f = features(images=2, channels=4, h=1, w=13)
+    x, y = (unit(f.flatten(2)[order]).requires_grad_() for order in ([0, 1], [1, 0]))
+    q, p = (torch.softmax(2 * one.detach(), dim=1).requires_grad_() for one in (x, y))
+    b = torch.tensor(-0.4, dtype=torch.float64, requires_grad=True)
+    inputs = (x, y, q, p, b)
+    found = ds2dl.mean_pair_loss(*inputs, 2.2, centre)
+    expected = torch.stack(
+        [literal_pairs(x[i], y[i], q[i], p[i], b, 2.2, centre=centre) for i in (0, 1)]
+    ).mean()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs))
+
+
+def test_the_pair_loss_keeps_nothing_of_the_size_of_all_pairs():
+    """Bytes that autograd keeps, and bytes of the largest tensor, at N = 1,024: counted, not timed."""
+    n = 1024
+    x = torch.nn.functional.normalize(torch.randn(2, 8, n), dim=1)
+    q = torch.softmax(torch.randn(2, 3, n), dim=1).requires_grad_()
+    largest = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for one in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(one, Tensor):
+                    largest[0] = max(largest[0], one.untyped_storage().nbytes())
+            return out
+
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t), Watch():
+        ds2dl.mean_pair_loss(x, x, q, q, torch.tensor(0.0, requires_grad=True), 2.0, False).backward()
+    assert sum(kept) + largest[0] < 4 * n * n / 4
 
 
 def reached(method, f: Tensor) -> dict[str, set[str]]:
@@ -201,14 +241,16 @@ def reached(method, f: Tensor) -> dict[str, set[str]]:
 
 def test_each_term_reaches_only_what_it_may_train():
     f = features()
-    cluster = {"l2g": {"projector", "student"}, "orth": {"student"}, "data": {"student"}}
+    cluster = {"l2g": {"student"}, "orth": {"student"}, "data": {"student"}}
     both = {"projector", "b"}
     assert reached(make(f), f) == {"intra": both, "cross": both, **cluster}
     assert reached(make(f, similarity="learned"), f) == {"intra": both, "cross": both, **cluster}
     as_label = make(f, similarity="learned", attach_labels=False)
     assert reached(as_label, f) == {"intra": both, "cross": both, **cluster}
-    only_b = make(f, attach_labels=False, l2g_detach=True)
-    assert reached(only_b, f) == {"intra": {"b"}, "cross": {"b"}, **cluster, "l2g": {"student"}}
+    only_b = make(f, attach_labels=False)
+    assert reached(only_b, f) == {"intra": {"b"}, "cross": {"b"}, **cluster}
+    attached = make(f, l2g_detach=False)
+    assert reached(attached, f) == {"intra": both, "cross": both, **cluster, "l2g": {"projector", "student"}}
     assert "teacher" not in dict(only_b.net.named_parameters())
 
 
@@ -407,22 +449,36 @@ def planted_miou(seed: int, **params) -> tuple[float, int]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_planted_classes_are_recovered_but_not_by_the_cluster_structure_alone_or_the_other_reading(seed):
-    full, _ = planted_miou(seed)
+def test_planted_classes_are_recovered_but_not_by_the_cluster_structure_alone(seed):
+    full, used = planted_miou(seed)
     cluster_only, _ = planted_miou(seed, weight_intra=0.0, weight_cross=0.0)
-    learned, _ = planted_miou(seed, similarity="learned", attach_labels=False)
-    assert full > 0.85
-    assert max(cluster_only, learned) < full - 0.15
+    assert (full > 0.85, used) == (True, 3)
+    assert cluster_only < full - 0.15
+
+
+def test_a_bias_that_starts_at_0_loses_a_cluster_or_finds_the_classes_better_still():
+    """Measured: three of five seeds lose a cluster, the other two find everything."""
+    results = [planted_miou(seed, b_init=0.0) for seed in range(5)]
+    assert all(used < 3 or miou > 0.95 for miou, used in results)
+    assert {used < 3 for _, used in results} == {True, False}
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pseudo_labels_do_not_help_on_the_planted_problem(seed):
-    """Measured: 98 to 100 without the term, 94 to 99 with it."""
-    assert planted_miou(seed, weight_data=0.0)[0] > planted_miou(seed)[0] - 0.01
+def test_a_projector_trained_by_local_to_global_prediction_does_worse_on_the_planted_problem(seed):
+    """Measured: 63 to 90 with its gradient, 91 to 98 without."""
+    assert planted_miou(seed, l2g_detach=False)[0] < planted_miou(seed)[0] - 0.02
 
 
-def test_without_local_to_global_prediction_a_cluster_is_lost_or_the_classes_are_found_better_still():
-    """Measured: two of five seeds end above the full method, the other three lose a cluster."""
-    results = [planted_miou(seed, weight_l2g=0.0) for seed in range(5)]
-    assert all(used < 3 or miou > 0.95 for miou, used in results)
-    assert {used < 3 for _, used in results} == {True, False}
+@pytest.mark.parametrize("term", ["l2g", "orth", "data", "cross"])
+@pytest.mark.parametrize("seed", range(5))
+def test_four_terms_hardly_matter_on_the_planted_problem(seed, term):
+    """Measured: within two points of the full method, in either direction."""
+    assert planted_miou(seed, **{f"weight_{term}": 0.0})[0] == pytest.approx(planted_miou(seed)[0], abs=0.02)
+
+
+def test_the_embeddings_reading_finds_more_on_four_of_five_seeds_and_fails_on_one():
+    """Measured: 100 96 98 37 94, against 98 94 92 92 91."""
+    learned = [planted_miou(seed, similarity="learned", attach_labels=False)[0] for seed in range(5)]
+    better = [one > planted_miou(seed)[0] for seed, one in enumerate(learned)]
+    assert better == [True, True, True, False, True]
+    assert learned[3] < 0.5

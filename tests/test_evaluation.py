@@ -11,49 +11,27 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from fakes import ArrayImages, ArrayLabels, FakeBackbone, FakePool
+from fakes import ArrayImages, ArrayLabels, FakePool
+from literal import (
+    CLASSES,
+    CLUSTERS,
+    PATCH,
+    Live,
+    Toy,
+    literal_classify,
+    literal_code,
+    literal_counts,
+    literal_logits,
+)
 from torch import Tensor
 
-from uss_bench import evaluation
+from uss_bench import evaluation, upsampling
 from uss_bench.errors import ContractError, DataError
 from uss_bench.evaluation import Evaluation, Evaluator, panel_indices
 from uss_bench.geometry import Items, label_square
 from uss_bench.protocol import Protocol, get_protocol
 
-SIDE, PATCH, CLUSTERS, CLASSES = 16, FakeBackbone.patch, 5, 3
-
-
-class Toy:
-    """An affine code of patch means, and cosines with prototypes: the two do not commute with averages."""
-
-    def __init__(self, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
-        self.matrix = rng.normal(size=(4, 9)).astype(np.float32)
-        self.offset = np.repeat(np.float32([0, 1 / 3, 2 / 3]), 3)[:, None, None]  # about the tokens' means
-        self.prototypes = rng.normal(size=(CLUSTERS, 4)).astype(np.float32)
-        self.classified: list[tuple[int, ...]] = []
-
-    def embed(self, batch: dict[str, Tensor]) -> Tensor:
-        centred = batch["tokens"] - torch.from_numpy(self.offset)
-        return torch.einsum("dc,bchw->bdhw", torch.from_numpy(self.matrix), centred)
-
-    def classify(self, code: Tensor) -> Tensor:
-        self.classified.append(tuple(code.shape))
-        scaled = code / code.norm(dim=1, keepdim=True)
-        return torch.einsum("kd,bdhw->bkhw", torch.from_numpy(self.prototypes), scaled)
-
-
-class Live:
-    """Features computed anew for every batch."""
-
-    facets = ("tokens",)
-
-    def __init__(self, items: Items) -> None:
-        self.items = items
-
-    def batch(self, indices) -> dict[str, Tensor]:
-        images = torch.from_numpy(np.stack([self.items[int(i)] for i in indices]))
-        return FakeBackbone()(images.permute(0, 3, 1, 2) / 255, ["tokens"])
+SIDE = 16
 
 
 def small(changes: str = "") -> Protocol:
@@ -90,59 +68,6 @@ def make(count: int = 5, *, protocol: Protocol | None = None, **options) -> Eval
     return Evaluator(**given | options)
 
 
-# --- The literal reading -------------------------------------------------------------------------
-
-
-def literal_tokens(image: np.ndarray) -> np.ndarray:
-    """`FakeBackbone`'s tokens in float64, (9, h, w)."""
-    h, w = image.shape[0] // PATCH, image.shape[1] // PATCH
-    cells = (image / 255).reshape(h, PATCH, w, PATCH, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
-    return np.concatenate([cells - 0.5, cells**2, np.sqrt(cells)])
-
-
-def literal_code(method: Toy, image: np.ndarray) -> np.ndarray:
-    return np.einsum("dc,chw->dhw", method.matrix.astype(np.float64), literal_tokens(image) - method.offset)
-
-
-def literal_bilinear(code: np.ndarray, side: int) -> np.ndarray:
-    """Bilinear interpolation between the centres of cells, pixel by pixel (align_corners=False)."""
-    channels, h, w = code.shape
-    result = np.empty((channels, side, side))
-    for i in range(side):
-        y = min(max((i + 0.5) * h / side - 0.5, 0), h - 1)
-        for j in range(side):
-            x = min(max((j + 0.5) * w / side - 0.5, 0), w - 1)
-            top, left = math.floor(y), math.floor(x)
-            bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
-            v, u = y - top, x - left
-            result[:, i, j] = (1 - v) * ((1 - u) * code[:, top, left] + u * code[:, top, right]) + v * (
-                (1 - u) * code[:, bottom, left] + u * code[:, bottom, right]
-            )
-    return result
-
-
-def literal_classify(method: Toy, code: np.ndarray) -> np.ndarray:
-    unit = code / np.sqrt((code**2).sum(axis=0))
-    return np.einsum("kd,dhw->khw", method.prototypes.astype(np.float64), unit)
-
-
-def literal_logits(method: Toy, image: np.ndarray, protocol: Protocol) -> np.ndarray:
-    code = literal_code(method, image)
-    if protocol.flip:
-        code = (code + literal_code(method, image[:, ::-1])[:, :, ::-1]) / 2
-    if protocol.upsample == "code":
-        return literal_classify(method, literal_bilinear(code, protocol.eval_side))
-    return literal_bilinear(literal_classify(method, code), protocol.eval_side)
-
-
-def literal_counts(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    counts = np.zeros((CLUSTERS, CLASSES), dtype=np.int64)
-    for k, c in zip(prediction.flat, label.flat, strict=True):
-        if c >= 0:
-            counts[k, c] += 1
-    return counts
-
-
 # --- Pixels --------------------------------------------------------------------------------------
 
 
@@ -156,7 +81,7 @@ def test_evaluation_is_the_protocol_read_literally(changes, alpha):
     assert len(np.unique(result.raw_maps)) > 2  # a constant map would prove little
     for index in range(5):
         image = evaluator.items[index]
-        logits = alpha * literal_logits(method, image, protocol)
+        logits = alpha * literal_logits(method, image, protocol, (SIDE, SIDE))
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=0))
         np.testing.assert_array_equal(pool.seen[index][0], image)
         assert pool.seen[index][1].dtype == np.float32
@@ -184,7 +109,7 @@ def test_classifying_in_bands_of_rows_changes_nothing(monkeypatch, rows):
     expected = make(pool=pool).evaluate(whole)
     assert set(whole.classified) == {(1, 4, SIDE, SIDE)}
 
-    monkeypatch.setattr(evaluation, "_TILE_VALUES", rows * 4 * SIDE)
+    monkeypatch.setattr(upsampling, "_TILE_VALUES", rows * 4 * SIDE)
     banded, banded_pool = Toy(), FakePool()
     result = make(pool=banded_pool).evaluate(banded)
     assert max(shape[2] for shape in banded.classified) == rows

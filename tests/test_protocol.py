@@ -11,6 +11,7 @@ from uss_bench.protocol import SUMMARIES, CrfParams, Protocol, default_protocol,
 OTHER_VALUES = {
     "train_side": 112,
     "eval_side": 448,
+    "extent": "whole",
     "resize": "bilinear",
     "five_crop": "off",
     "five_crop_jpeg": True,
@@ -63,15 +64,39 @@ def test_stego322_differs_by_its_side_only():
 
 
 def test_every_protocol_has_a_summary_and_answers_to_its_id():
-    assert protocol_names() == sorted(SUMMARIES) == ["stego320@1", "stego322@1"]
+    assert protocol_names() == sorted(SUMMARIES) == ["full@1", "stego320@1", "stego322@1"]
     for name in protocol_names():
         assert get_protocol(name).id == name
 
 
 # The hash is part of every record and of every board: it must not move between releases.
-def test_the_hash_of_a_frozen_protocol_never_changes():
-    assert get_protocol("stego320@1").hash == "88e88b2b057c3887"
-    assert get_protocol("stego322@1").hash == "af0fe551bf58621f"
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("stego320@1", "88e88b2b057c3887"),
+        ("stego322@1", "af0fe551bf58621f"),
+        ("stego320@1[flip=false]", "18f780c275397f9a"),
+        ("stego320@1[train_side=96,eval_side=96]", "2ca0fedc3fa5c5e7"),
+        ("stego322@1[eval_side=448]", "682b47951c5477cf"),
+        ("full@1", "71b0a17936c1506c"),
+    ],
+)
+def test_the_hash_of_a_frozen_protocol_never_changes(name, digest):
+    assert get_protocol(name).hash == digest
+
+
+def test_a_protocol_that_was_written_before_a_field_was_added_is_read_as_what_it_was():
+    for name in ("stego320@1", "stego322@1"):
+        fields = msgspec.to_builtins(get_protocol(name))
+        del fields["extent"], fields["crf"]["reference_side"]
+        read = msgspec.json.decode(msgspec.json.encode(fields), type=Protocol)
+        assert (read, read.hash) == (get_protocol(name), get_protocol(name).hash)
+
+
+def test_full_scores_whole_images_at_native_resolution_with_the_lineages_training_crop():
+    lineage = get_protocol("stego320@1")
+    changes = {"name": "full", "extent": "whole", "resize": "bicubic", "crf": CrfParams(reference_side=320)}
+    assert get_protocol("full@1") == msgspec.structs.replace(lineage, **changes)
 
 
 def test_the_other_values_cover_every_field_that_can_be_changed():
@@ -92,8 +117,21 @@ def test_a_changed_field_makes_another_protocol_whose_id_names_it(field):
 @pytest.mark.parametrize("field", CrfParams.__struct_fields__)
 def test_every_parameter_of_the_crf_is_part_of_the_hash(field):
     base = get_protocol("stego320@1")
-    crf = msgspec.structs.replace(base.crf, **{field: 2 * getattr(base.crf, field)})
+    value = getattr(base.crf, field)
+    crf = msgspec.structs.replace(base.crf, **{field: 320 if value is None else 2 * value})
     assert msgspec.structs.replace(base, crf=crf).hash != base.hash
+
+
+@pytest.mark.parametrize(("height", "width"), [(640, 1000), (1000, 640), (80, 80), (320, 999)])
+def test_with_a_reference_side_the_kernels_cover_the_same_part_of_every_image(height, width):
+    params = CrfParams(reference_side=320)
+    scaled = params.at_size(height, width)
+    short = min(height, width)
+    assert scaled.bilateral_sxy / short == pytest.approx(67 / 320)
+    assert scaled.gaussian_sxy / short == pytest.approx(1 / 320)
+    kept = {"gaussian_sxy": 1.0, "bilateral_sxy": 67.0}
+    assert msgspec.structs.replace(scaled, **kept) == CrfParams(), "nothing else changes"
+    assert CrfParams().at_size(height, width) == CrfParams(), "without one, pixels are pixels"
 
 
 def test_several_changes_make_one_id_in_whatever_order_they_are_given():

@@ -5,7 +5,7 @@ A setting is all that a record's cell says but the seed; its records are repetit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,16 @@ import msgspec
 import numpy as np
 
 from uss_bench.errors import DataError, UsageError, did_you_mean
-from uss_bench.records import Arrays, Cell, Checkpoint, Refinement, RunRecord, read_arrays, read_record
+from uss_bench.records import (
+    Arrays,
+    Cell,
+    Checkpoint,
+    Refinement,
+    RunRecord,
+    read_arrays,
+    read_record,
+    record_files,
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def read_entries(folders: Iterable[Path]) -> tuple[list[Entry], list[str]]:
     """Return the records of finished runs below `folders`, and what is wrong with the unreadable ones."""
     entries: list[Entry] = []
     broken: list[str] = []
-    for path in sorted({path for folder in folders for path in Path(folder).glob("**/*.json")}):
+    for path in sorted({path for folder in folders for path in record_files(folder)}):
         if path.name.endswith(".failed.json"):
             continue
         try:
@@ -182,6 +191,15 @@ def _names(setting: Setting, what: str) -> set[str]:
     }[what]
 
 
+_FACTS: dict[str, Callable[[Cell], str]] = {
+    "code": lambda cell: cell.method.code[:6],
+    "alpha": lambda cell: f"{cell.alpha:g}",
+    "features": lambda cell: cell.backbone.feature_dtype,
+    "weights": lambda cell: cell.backbone.sha256[:6] or "none",
+}
+"""What may tell settings apart whose parameters are the same."""
+
+
 def _labels(cells: Sequence[Cell]) -> list[str]:
     """Return, per cell, its method and the parameters that vary among its neighbours."""
     neighbours: dict[tuple[TableKey, str, str], list[Cell]] = {}
@@ -190,13 +208,18 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
     labels = []
     for cell in cells:
         group = neighbours[TableKey.of(cell), cell.backbone.name, cell.method.name]
+        params = cell.method.params
+        twins = [other for other in group if other.method.params == params]
         differs = [
             f"{name}={_shown(value)}"
-            for name, value in cell.method.params.items()
+            for name, value in params.items()
             if any(other.method.params.get(name) != value for other in group)
         ]
-        if not differs and len(group) > 1:
-            differs = [f"code {cell.method.code[:6]}"]
+        differs += [
+            f"{name} {fact(cell)}"
+            for name, fact in _FACTS.items()
+            if any(fact(other) != fact(cell) for other in twins)
+        ]
         labels.append(f"{cell.method.name} ({', '.join(differs)})" if differs else cell.method.name)
     return labels
 

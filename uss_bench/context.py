@@ -18,12 +18,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from uss_bench import progress
-from uss_bench.contracts import Context, Features, Method
+from uss_bench.contracts import Batch, Context, Features, Method
 from uss_bench.errors import DataError, Diverged
 from uss_bench.feature_reader import FeatureReader
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
-from uss_bench.inputs import Inputs
+from uss_bench.inputs import Inputs, assemble
 from uss_bench.records import Phase
 from uss_bench.specs import facets_of
 
@@ -134,6 +134,20 @@ class RunContext(Context):
         if reader is not None and len(facets) == len(inputs):
             return reader
         return Inputs(inputs, self._items, reader, self.device)
+
+    def sample(self, inputs: Sequence[str], indices: Sequence[int]) -> Batch:
+        """Return `inputs` of a few training items, stacked on the device.
+
+        Facets come from the store where training has read them there, and else from the backbone, which
+        keeps nothing: a look at a few items must not extract the whole split.
+        """
+        facets = facets_of(inputs)
+        batch = dict(assemble(inputs, self._items, None, indices, self.device))
+        if facets:
+            read = [one for one in self._readers.values() if set(facets) <= set(one.facets)]
+            found = read[0].batch(indices) if read else self._store.encode(self._items, indices, facets)
+            batch |= {facet: found[facet] for facet in facets}
+        return batch
 
     def derived(
         self,

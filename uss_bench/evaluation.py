@@ -3,7 +3,7 @@
 For each image: embed it and its mirror image, average the two codes, upsample the code bilinearly to
 pixels, classify, log-softmax(alpha × logits), dense CRF; then count raw and refined label maps
 against the ground truth. The order is the reference lineage's (`stego320@1`), and `Protocol` says
-what of it can be changed.
+what of it can be changed. Whole images (`full@1`) go through one by one, because their sizes differ.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from uss_bench import progress
-from uss_bench.contracts import Batch, Features, Labels, Method
+from uss_bench.contracts import Batch, Features, Labels
 from uss_bench.crf import CrfPool
 from uss_bench.errors import ContractError, DataError, blame
-from uss_bench.geometry import Items, label_square, resize
+from uss_bench.geometry import Items, resize, scored_label
 from uss_bench.inputs import assemble
 from uss_bench.protocol import Protocol
+from uss_bench.records import pile
 from uss_bench.scoring import count
+from uss_bench.upsampling import Predicts, native_logits, pixel_logits
 
 PANEL_IMAGES = 12
-_TILE_VALUES = 32 * 2**20
-"""Values of upsampled code that one call of `classify` gets: 128 MB of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Evaluation:
     """int64 (N, K, C); (N, K, 0) without labels."""
     crf: np.ndarray
     raw_maps: np.ndarray
-    """uint8 or uint16 (M, H, W) of the kept images."""
+    """uint8 or uint16 (M, H, W) of the kept images; as `uss_bench.records.pile` has it if sizes differ."""
     crf_maps: np.ndarray
 
 
@@ -57,7 +56,7 @@ class Evaluator:
         n_classes: C; 0 without labels.
         alpha: softmax temperature.
         pool: the CRF.
-        batch_size: images that are embedded at once.
+        batch_size: images that are embedded at once; of whole images always one.
     """
 
     def __init__(
@@ -85,14 +84,14 @@ class Evaluator:
         self.alpha = alpha
         self.pool = pool
         self.device = device
-        self.batch_size = batch_size
+        self.batch_size = 1 if items.whole else batch_size
         self.kept = panel_indices(items)
 
     def __len__(self) -> int:
         return self.items.unflipped
 
     @torch.no_grad()
-    def evaluate(self, method: Method) -> Evaluation:
+    def evaluate(self, method: Predicts) -> Evaluation:
         """Predict every image at pixel resolution, refine it, and count both.
 
         Raises:
@@ -106,15 +105,15 @@ class Evaluator:
 
         def to_refine() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal clusters
-            for index, logits in enumerate(self._pixel_logits(method)):
+            for image, logits in self._pixel_logits(method):
                 clusters = self._same_clusters(clusters, len(logits))
                 waiting.append(logits.argmax(dim=0).cpu().numpy().astype(_map_dtype(clusters)))
-                yield self.items[index], torch.log_softmax(self.alpha * logits, dim=0).cpu().numpy()
+                yield image, torch.log_softmax(self.alpha * logits, dim=0).cpu().numpy()
 
         refined = progress.track(self.pool.labels(to_refine()), total=len(self), label="predict, CRF, count")
         for index, crf_map in enumerate(refined):
             raw_map = waiting.popleft()
-            label = self._label(index)
+            label = self._label(index, raw_map.shape)
             for counts, prediction in ((raw_counts, raw_map), (crf_counts, crf_map)):
                 counts.append(count(prediction, label, clusters, self.n_classes))
             if index in self.kept:
@@ -123,12 +122,12 @@ class Evaluator:
             clusters=clusters,
             raw=np.stack(raw_counts),
             crf=np.stack(crf_counts),
-            raw_maps=np.stack([maps[index][0] for index in self.kept]),
-            crf_maps=np.stack([maps[index][1] for index in self.kept]),
+            raw_maps=pile([maps[index][0] for index in self.kept]),
+            crf_maps=pile([maps[index][1] for index in self.kept]),
         )
 
     @torch.no_grad()
-    def patch_counts(self, states: Sequence[Method]) -> list[np.ndarray]:
+    def patch_counts(self, states: Sequence[Predicts]) -> list[np.ndarray]:
         """Count unflipped predictions at the code's resolution, without CRF: int64 (K, C) per state.
 
         Every pixel counts, with the prediction of the patch that it lies in. All states are scored in
@@ -137,7 +136,7 @@ class Evaluator:
         totals: list[np.ndarray | None] = [None] * len(states)
         steps = progress.track(self._batches(), total=-(-len(self) // self.batch_size), label="candidates")
         for indices in steps:
-            labels = [self._label(index) for index in indices]
+            labels = [self._label(index, None) for index in indices]
             batch = self._inputs(indices, flipped=False)
             for position, method in enumerate(states):
                 code = self._embed(method, batch, len(indices))
@@ -157,25 +156,27 @@ class Evaluator:
         for start in range(0, len(self), self.batch_size):
             yield range(start, min(len(self), start + self.batch_size))
 
-    def _pixel_logits(self, method: Method) -> Iterator[Tensor]:
-        """Yield logits (K, side, side) image by image."""
-        side = self.protocol.eval_side
+    def _pixel_logits(self, method: Predicts) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield what is scored, image by image: uint8 (H, W, 3), and logits (K, H, W)."""
+        to_pixels = native_logits if self.items.whole else pixel_logits
         for indices in self._batches():
             code = self._embed(method, self._inputs(indices, flipped=False), len(indices))
             if self.protocol.flip:
                 mirrored = self._embed(method, self._inputs(indices, flipped=True), len(indices))
                 code = (code + mirrored.flip(3)) / 2
-            for one in code:
+            for index, one in zip(indices, code, strict=True):
+                image = self.items.scored(index)
+                size = (image.shape[0], image.shape[1])
                 with blame(f"Method '{self.method_name}'", "classify"):
-                    logits = pixel_logits(method, one[None], (side, side), self.protocol.upsample)
-                self._check_logits(logits, 1, (side, side))
-                yield logits[0]
+                    logits = to_pixels(method, one[None], size, self.protocol.upsample)
+                self._check_logits(logits, 1, size)
+                yield image, logits[0]
 
     def _inputs(self, indices: range, *, flipped: bool) -> Batch:
         rows = [index + (self.items.unflipped if flipped else 0) for index in indices]
         return assemble(self.inputs, self.items, self.features, rows, self.device)
 
-    def _embed(self, method: Method, batch: Batch, size: int) -> Tensor:
+    def _embed(self, method: Predicts, batch: Batch, size: int) -> Tensor:
         with blame(f"Method '{self.method_name}'", "embed"):
             code = method.embed(batch)
         if not _is_map(code) or len(code) != size:
@@ -202,14 +203,21 @@ class Evaluator:
             )
         return now
 
-    def _label(self, index: int) -> np.ndarray:
+    def _label(self, index: int, size: tuple[int, ...] | None) -> np.ndarray:
+        """Return the labels of the pixels that are scored, which must have this size if it is known."""
         if self.labels is None:
-            return np.full((self.protocol.eval_side,) * 2, -1, dtype=np.int16)
-        label = label_square(self.labels.label(index), self.protocol.eval_side)
+            return np.full(size or (0, 0), -1, dtype=np.int16)
+        label = scored_label(self.labels.label(index), self.protocol)
+        name = self.labels.ids[index]
+        if size is not None and label.shape != size:
+            raise DataError(
+                f"The label map of '{name}' is {label.shape[1]}×{label.shape[0]} pixels, and its image "
+                f"{size[1]}×{size[0]} (width × height)."
+            )
         if label.max() >= self.n_classes or label.min() < -1:
             wrong = int(label.max() if label.max() >= self.n_classes else label.min())
             raise DataError(
-                f"The label map of '{self.labels.ids[index]}' holds {wrong}; classes are 0 to "
+                f"The label map of '{name}' holds {wrong}; classes are 0 to "
                 f"{self.n_classes - 1}, and -1 is ignored."
             )
         return label
@@ -221,19 +229,6 @@ def _is_map(value: object) -> bool:
 
 def _shown(value: object) -> str:
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def pixel_logits(method: Method, code: Tensor, size: tuple[int, int], upsample: str) -> Tensor:
-    """Bring one code (1, d, h, w) to logits (1, K, H, W), classifying in bands of rows.
-
-    Bands bound the memory that a method needs beside the upsampled code; `classify` is pointwise in
-    space, so they change nothing.
-    """
-    if upsample == "logits":
-        return F.interpolate(method.classify(code), size=size, mode="bilinear", align_corners=False)
-    code = F.interpolate(code, size=size, mode="bilinear", align_corners=False)
-    rows = max(1, _TILE_VALUES // (code.shape[1] * code.shape[3]))
-    return torch.cat([method.classify(band) for band in code.split(rows, dim=2)], dim=2)
 
 
 def panel_indices(items: Items) -> list[int]:

@@ -12,7 +12,7 @@ from uss_bench import progress
 from uss_bench.contracts import Images, Labels
 from uss_bench.errors import DataError
 from uss_bench.evaluation import panel_indices
-from uss_bench.geometry import Items, label_square
+from uss_bench.geometry import Items, scored_label
 from uss_bench.images import read_label
 from uss_bench.protocol import Protocol
 from uss_bench.scoring import count
@@ -22,7 +22,7 @@ class PredictedMaps:
     """A folder with one label map per image of a split: ``ID.png`` (grey or palette) or ``ID.npy``.
 
     A map has the size of its image, and then goes through the protocol's geometry as the ground truth
-    does, or it already has the protocol's evaluation size.
+    does, or it already has the size of the protocol's square, where it scores squares.
 
     Raises:
         DataError: when a map is missing, unreadable, or of another size.
@@ -49,7 +49,7 @@ class PredictedMaps:
         clusters = n_clusters or 1 + max(int(one.max()) for one in self._maps("reading"))
         counts = []
         for index, prediction in enumerate(self._maps("counting")):
-            label = label_square(self.labels.label(index), self.protocol.eval_side)
+            label = scored_label(self.labels.label(index), self.protocol)
             if prediction.max() >= clusters:
                 raise DataError(
                     f"{self.paths[index]} holds cluster {prediction.max()}, beyond --clusters {clusters}."
@@ -74,15 +74,20 @@ class PredictedMaps:
         if array.size and array.min() < 0:
             raise DataError(f"{path} holds {array.min()}: every pixel needs a cluster, 0 or above.")
         side = self.protocol.eval_side
-        if array.shape == (side, side):
+        squares = self.protocol.extent == "square"
+        if squares and array.shape == (side, side):
             return array.astype(np.int64)
         native = self.labels.label(index).shape
         if array.shape != native:
-            raise DataError(
-                f"{path} is {array.shape[1]}×{array.shape[0]}; its image is {native[1]}×{native[0]}, and the "
-                f"protocol works at {side}×{side}. It must have one of these two sizes."
+            wanted = (
+                f"and the protocol works at {side}×{side}. It must have one of these two sizes."
+                if squares
+                else "and the protocol scores every pixel of it. It must have that size."
             )
-        return label_square(array.astype(np.int64), side)
+            raise DataError(
+                f"{path} is {array.shape[1]}×{array.shape[0]}; its image is {native[1]}×{native[0]}, {wanted}"
+            )
+        return scored_label(array.astype(np.int64), self.protocol)
 
     def _path(self, name: str) -> Path:
         for suffix in (".png", ".npy"):

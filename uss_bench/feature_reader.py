@@ -82,9 +82,10 @@ class FeatureReader(Features):
                 assert sidecar is not None, "a stored reader is opened after every sidecar was written"
                 yield sidecar.positions, np.array(sidecar.total), np.array(sidecar.total_of_squares)
             return
-        steps = range(0, len(self), self._store.batch_size)
+        size = 1 if self.items.whole else self._store.batch_size  # whole images do not stack
+        steps = range(0, len(self), size)
         for start in progress.track(steps, total=len(steps), label="feature moments"):
-            indices = range(start, min(len(self), start + self._store.batch_size))
+            indices = range(start, min(len(self), start + size))
             array = self.batch(indices)[facet].cpu().numpy().astype(self._store.dtype)
             total, squares, positions = channel_sums(array)
             yield positions, total, squares

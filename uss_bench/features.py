@@ -8,7 +8,8 @@ an interrupted extraction continues, and a damaged shard is found when the store
 again. A lock per key lets two processes share a store.
 
 fp16 moves a value by at most 5e-4 of it, half of its last bit; float32 is a switch. What does not
-fit the budget is streamed from the backbone instead, through the same interface.
+fit the budget is streamed from the backbone instead, through the same interface. So are whole images:
+their features differ in size, and the CRF at native resolution takes far longer than the backbone.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class FeatureStore:
         """Return the features of `items`, extracting what is not there yet.
 
         Raises:
-            DataError: when an image cannot be read, or the disk is full.
+            DataError: when an image cannot be read or is smaller than a patch, or the disk is full.
         """
         if not len(items):
             raise DataError("There are no images to extract features from.")
@@ -90,6 +91,8 @@ class FeatureStore:
         layout = Shards(folder, shapes, self.dtype, len(items))
         if layout.is_complete():  # then nothing is written: the cache may be shared and read-only
             return FeatureReader(self, items, layout, stored=True)
+        if items.whole:
+            return FeatureReader(self, items, layout, stored=False)
         reason = self._why_stream(folder, needed, layout)
         if reason:
             self.log(f"Features are streamed from the backbone, not stored: {reason}.")

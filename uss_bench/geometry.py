@@ -1,8 +1,9 @@
-"""From native arrays to the squares that a protocol works on, by Pillow's own resampling.
+"""From native arrays to what a protocol works on, by Pillow's own resampling.
 
-The order and the rounding are those of torchvision's ``Resize``, ``CenterCrop`` and ``five_crop`` on
-PIL images, which the STEGO lineage uses: the short side becomes `side`, the long side is truncated
-to an integer, and the crop's offset is rounded half to even.
+For squares the order and the rounding are those of torchvision's ``Resize``, ``CenterCrop`` and
+``five_crop`` on PIL images, which the STEGO lineage uses: the short side becomes `side`, the long side
+is truncated to an integer, and the crop's offset is rounded half to even. Whole images keep their
+aspect ratio up to half a patch, see `working_size`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from uss_bench.contracts import Images
+from uss_bench.errors import DataError
 from uss_bench.protocol import Protocol
 
 Filter = Literal["nearest", "bilinear", "bicubic"]
@@ -65,6 +67,17 @@ def square(array: np.ndarray, side: int, filter: Filter) -> np.ndarray:
     return np.ascontiguousarray(centre_crop(resize_short_side(array, side, filter), side, side))
 
 
+def working_size(height: int, width: int, side: int, patch: int) -> tuple[int, int]:
+    """Return the (height, width) at which a backbone sees a whole image.
+
+    The image is scaled so that its short side is `side`; then each side is rounded to the nearest
+    multiple of `patch` (halves to even multiples), and to one patch at least.
+    """
+    scale = side / min(height, width)
+    rows, columns = round(scale * height / patch), round(scale * width / patch)
+    return max(1, rows) * patch, max(1, columns) * patch
+
+
 def half_size_crop(array: np.ndarray, crop: int) -> np.ndarray:
     """Cut one of the five half-size crops, in the order of `CROPS`, at native resolution."""
     height, width = array.shape[:2]
@@ -85,10 +98,15 @@ def reencode_jpeg(image: np.ndarray) -> np.ndarray:
 
 
 class Items(Sequence[np.ndarray]):
-    """A split seen through a protocol: one uint8 (side, side, 3) square per item.
+    """A split seen through a protocol: one uint8 (H, W, 3) array per item, as the backbone sees it.
 
-    With `five_crop` item ``5·i + crop`` is a crop of image i. With `flips` the items are followed by
-    their mirror images, so that item ``n + j`` is item j flipped left to right.
+    Items are squares of `side` pixels, or whole images at their `working_size`. With `five_crop` item
+    ``5·i + crop`` is a crop of image i. With `flips` the items are followed by their mirror images, so
+    that item ``n + j`` is item j flipped left to right.
+
+    Args:
+        patch: side of the backbone's patch; an image that is smaller is refused.
+        whole: keep all of every image; items then differ in size, and there are no crops.
     """
 
     def __init__(
@@ -97,6 +115,8 @@ class Items(Sequence[np.ndarray]):
         *,
         side: int,
         filter: Filter,
+        patch: int = 1,
+        whole: bool = False,
         five_crop: bool = False,
         jpeg: bool = False,
         flips: bool = False,
@@ -104,24 +124,36 @@ class Items(Sequence[np.ndarray]):
         self.images = images
         self.side = side
         self.filter: Filter = filter
+        self.patch = patch
+        self.whole = whole
         self.crops = len(CROPS) if five_crop else 1
         self.jpeg = jpeg and five_crop
         self.flips = flips
 
     @classmethod
-    def for_training(cls, images: Images, protocol: Protocol, *, dataset_five_crop: bool) -> Items:
+    def for_training(
+        cls, images: Images, protocol: Protocol, *, dataset_five_crop: bool, patch: int = 1
+    ) -> Items:
         five_crop = dataset_five_crop if protocol.five_crop == "dataset" else protocol.five_crop == "on"
         return cls(
             images,
             side=protocol.train_side,
             filter=protocol.resize,
+            patch=patch,
             five_crop=five_crop,
             jpeg=protocol.five_crop_jpeg,
         )
 
     @classmethod
-    def for_evaluation(cls, images: Images, protocol: Protocol) -> Items:
-        return cls(images, side=protocol.eval_side, filter=protocol.resize, flips=protocol.flip)
+    def for_evaluation(cls, images: Images, protocol: Protocol, *, patch: int = 1) -> Items:
+        return cls(
+            images,
+            side=protocol.eval_side,
+            filter=protocol.resize,
+            patch=patch,
+            whole=protocol.extent == "whole",
+            flips=protocol.flip,
+        )
 
     @property
     def unflipped(self) -> int:
@@ -136,19 +168,51 @@ class Items(Sequence[np.ndarray]):
         return divmod(index % self.unflipped, self.crops)
 
     def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        return self.transform(self.native(index), index)
+
+    def native(self, index: int) -> np.ndarray:
+        """Return the image of an item at its native size, neither cropped nor flipped.
+
+        Raises:
+            DataError: when it is smaller than a patch.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
         image_index, _ = self.source(index)
-        return self.transform(self.images.image(image_index), index)
+        image = self.images.image(image_index)
+        height, width = image.shape[:2]
+        if min(height, width) < self.patch:
+            raise DataError(
+                f"Image '{self.images.ids[image_index]}' is {width}×{height} pixels (width × height), and a "
+                f"patch of the backbone {self.patch}×{self.patch}: it shows nothing.",
+                hint="Remove it, or use a backbone with a smaller patch.",
+            )
+        return image
 
-    def transform(self, array: np.ndarray, index: int) -> np.ndarray:
-        """Apply item `index`'s crop, resize and flip to an array that lies over its image."""
+    def scored(self, index: int) -> np.ndarray:
+        """Return the image (H, W, 3) whose pixels are scored, and over which the CRF runs.
+
+        That is the item itself, or of whole images the native one.
+        """
+        return self.native(index) if self.whole else self[index]
+
+    def transform(self, array: np.ndarray, index: int, filter: Filter | None = None) -> np.ndarray:
+        """Apply item `index`'s crop, resize and flip to an array that lies over its image.
+
+        Args:
+            filter: another one than the items', such as NEAREST for labels.
+        """
+        filter = filter or self.filter
         _, crop = self.source(index)
         if self.crops > 1:
             array = half_size_crop(array, crop)
             if self.jpeg and array.dtype == np.uint8 and array.ndim == 3:
                 array = reencode_jpeg(array)
-        item = square(array, self.side, self.filter)
+        if self.whole:
+            size = working_size(array.shape[0], array.shape[1], self.side, self.patch)
+            item = resize(array, *size, filter)
+        else:
+            item = square(array, self.side, filter)
         return np.ascontiguousarray(item[:, ::-1]) if index >= self.unflipped else item
 
     def identity(self) -> dict[str, object]:
@@ -160,9 +224,15 @@ class Items(Sequence[np.ndarray]):
             "crops": self.crops,
             "jpeg": self.jpeg,
             "flips": self.flips,
+            **({"whole": self.patch} if self.whole else {}),
         }
 
 
 def label_square(label: np.ndarray, side: int) -> np.ndarray:
     """Bring an integer label map (H, W) to the evaluation square; labels are always NEAREST."""
     return square(label, side, "nearest")
+
+
+def scored_label(label: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Return the part of a label map (H, W) that a protocol scores: its square, or the map as it is."""
+    return label if protocol.extent == "whole" else label_square(label, protocol.eval_side)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from uss_bench.contracts import Images, Labels
-from uss_bench.geometry import Items, label_square
+from uss_bench.geometry import Items, scored_label
 from uss_bench.records import Arrays, Checkpoint, Refinement, RunRecord, read_arrays, read_record
 from uss_bench.scoring import UNMATCHED, match, score_under
 
@@ -46,22 +46,21 @@ def draw_panel(
     items = Items.for_evaluation(images, record.protocol)
     position = {name: index for index, name in enumerate(images.ids)}
     chosen = [index for index, name in enumerate(arrays.map_ids) if name in position][:COLUMNS]
-    pictures = [items[position[arrays.map_ids[index]]] for index in chosen]
+    pictures = [items.scored(position[arrays.map_ids[index]]) for index in chosen]
     rows: list[tuple[str, list[np.ndarray]]] = [("image", pictures)]
     if labels is not None:
         truth = np.array([*(row.colour for row in record.classes), IGNORED_COLOUR], dtype=np.uint8)
-        squares = [
-            label_square(labels.label(position[arrays.map_ids[index]]), record.protocol.eval_side)
-            for index in chosen
+        maps = [
+            scored_label(labels.label(position[arrays.map_ids[index]]), record.protocol) for index in chosen
         ]
-        rows.append(("ground truth", [truth[square] for square in squares]))
+        rows.append(("ground truth", [truth[one] for one in maps]))
     refinements: tuple[Refinement, ...] = ("raw", "crf")
     for refinement in refinements:
-        maps = arrays.maps.get((checkpoint, refinement))
-        if maps is not None:
+        predicted = arrays.maps.get((checkpoint, refinement))
+        if predicted is not None:
             colours = cluster_colours(record, arrays, checkpoint, refinement)
             title = "prediction" if refinement == "raw" else "prediction + CRF"
-            rows.append((title, [colours[maps[index]] for index in chosen]))
+            rows.append((title, [colours[predicted[index]] for index in chosen]))
     _compose(rows, _legend(record, arrays, checkpoint), target)
 
 
@@ -108,11 +107,18 @@ def _legend(
         colours = distinct_colours(record.clusters)
         return [(f"cluster {index}", scaled(colour)) for index, colour in enumerate(colours)]
     entries = [(row.name, scaled(row.colour)) for row in record.classes]
-    if (counts < 0).any() or counts.sum(axis=(1, 2)).min() < record.protocol.eval_side**2:
+    if _some_ignored(arrays, counts, checkpoint):
         entries.append(("ignored", scaled(IGNORED_COLOUR)))
     if (match(counts.sum(axis=0)) == UNMATCHED).any():
         entries.append(("unmatched cluster", scaled((172, 172, 172))))
     return entries
+
+
+def _some_ignored(arrays: Arrays, counts: np.ndarray, checkpoint: Checkpoint) -> bool:
+    """Whether any pixel of the kept images was counted nowhere."""
+    position = {name: index for index, name in enumerate(arrays.image_ids)}
+    maps = zip(arrays.map_ids, arrays.maps[checkpoint, "raw"], strict=True)
+    return any(counts[position[name]].sum() < one.size for name, one in maps)
 
 
 def _compose(
@@ -130,7 +136,8 @@ def _compose(
     margin = 0.35
     width = columns * _TILE_INCHES + margin
     legend_height = 0.25 * legend_rows + 0.2
-    height = len(rows) * _TILE_INCHES + legend_height
+    tallest = max(tile.shape[0] / tile.shape[1] for _, tiles in rows for tile in tiles)
+    height = len(rows) * _TILE_INCHES * min(max(tallest, 0.75), 1.5) + legend_height
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(

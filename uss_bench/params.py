@@ -32,12 +32,31 @@ def choose_preset(spec: MethodSpec, asked: str | None, *, dataset: str, backbone
     return max(fitting, key=lambda preset: len(preset.when), default=None)
 
 
-def method_params(
-    plugin: Plugin, preset: Preset | None, chosen: Mapping[str, Any], *, n_classes: int
-) -> dict[str, Any]:
-    """Return every parameter of a method with its value: default, then preset, then the user's.
+def spec_defaults(spec: MethodSpec, *, dataset: str, backbone: str) -> dict[str, Any]:
+    """Return the defaults that the spec gives to a run on this dataset and backbone.
 
-    `clusters` defaults to the number of classes, which is a hint and no label.
+    A run without a backbone is one on ``none``, a name like any other.
+    """
+    here = {"dataset": dataset, "backbone": backbone}
+    params: dict[str, Any] = {}
+    for defaults in spec.defaults:
+        if not any(here[key] in names for key, names in defaults.unless.items()):
+            params |= defaults.params
+    return params
+
+
+def method_params(
+    plugin: Plugin,
+    preset: Preset | None,
+    chosen: Mapping[str, Any],
+    *,
+    n_classes: int,
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return every parameter of a method with its value.
+
+    The default of the signature gives way to the spec's `defaults`, these to the preset, and this to
+    what the user has `chosen`. `clusters` defaults to the number of classes, which is a hint and no label.
 
     Raises:
         UsageError: for an unknown parameter, a value of a wrong type, or a missing value.
@@ -49,6 +68,9 @@ def method_params(
         params["clusters"] = n_classes
     params.update(
         {name: item.default for name, item in known.items() if item.default is not inspect.Parameter.empty}
+    )
+    params.update(
+        check_options(entry, defaults or {}, f"The spec.toml of method '{plugin.name}'", "defaults:")
     )
     given = {**(preset.params if preset else {}), **chosen}
     params.update(check_options(entry, given, f"Method '{plugin.name}'", "--set"))

@@ -11,20 +11,20 @@ import torch
 
 from uss_bench.contracts import Backbone, Images, Method
 from uss_bench.crf import CrfPool
-from uss_bench.evaluation import pixel_logits
 from uss_bench.features import to_unit_range
-from uss_bench.geometry import resize
+from uss_bench.geometry import resize, working_size
 from uss_bench.inputs import channels_first, extra_channel
 from uss_bench.protocol import Protocol
 from uss_bench.specs import MethodSpec
+from uss_bench.upsampling import native_logits, pixel_logits
 
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """Applies a method under a protocol's scale, but to whole images.
+    """Applies a method under a protocol's scale, but to whole images, at their `working_size`.
 
-    The short side becomes the protocol's evaluation side and the long side follows the aspect ratio,
-    both rounded to multiples of the backbone's patch; the label map is brought back NEAREST.
+    Under a protocol of whole images this is what the evaluation does. Under one of squares pixels are
+    labelled and refined at the working size, and the label map is brought back NEAREST.
     """
 
     method: Method
@@ -42,26 +42,24 @@ class Predictor:
             for index in range(len(images)):
                 native = images.image(index)
                 sizes.append(native.shape[:2])
-                work = resize(native, *self._work_size(*native.shape[:2]), self.protocol.resize)
-                yield work, self._log_probs(work, images, index)
+                height, width = native.shape[:2]
+                size = working_size(height, width, self.protocol.eval_side, self.backbone.patch)
+                work = resize(native, *size, self.protocol.resize)
+                image = native if self.protocol.extent == "whole" else work
+                yield image, self._log_probs(work, (image.shape[0], image.shape[1]), images, index)
 
         maps = pool.labels(scored()) if pool else (logits.argmax(axis=0) for _, logits in scored())
         for index, labels in zip(itertools.count(), maps, strict=False):
             height, width = sizes[index]
             yield images.ids[index], resize(labels, height, width, "nearest")
 
-    def _work_size(self, height: int, width: int) -> tuple[int, int]:
-        scale = self.protocol.eval_side / min(height, width)
-        patch = self.backbone.patch
-        rows, columns = round(scale * height / patch), round(scale * width / patch)
-        return max(1, rows) * patch, max(1, columns) * patch
-
     @torch.no_grad()
-    def _log_probs(self, work: np.ndarray, images: Images, index: int) -> np.ndarray:
+    def _log_probs(self, work: np.ndarray, size: tuple[int, int], images: Images, index: int) -> np.ndarray:
         code = self._embed(work, images, index)
         if self.protocol.flip:
             code = (code + self._embed(work[:, ::-1], images, index, mirrored=True).flip(3)) / 2
-        logits = pixel_logits(self.method, code, (work.shape[0], work.shape[1]), self.protocol.upsample)[0]
+        to_pixels = native_logits if self.protocol.extent == "whole" else pixel_logits
+        logits = to_pixels(self.method, code, size, self.protocol.upsample)[0]
         return torch.log_softmax(self.alpha * logits, dim=0).cpu().numpy()
 
     def _embed(self, work: np.ndarray, images: Images, index: int, *, mirrored: bool = False) -> torch.Tensor:

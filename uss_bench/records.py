@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -105,6 +106,27 @@ class Candidate(_Part, frozen=True):
     miou: float
 
 
+class MonitorPoint(_Part, frozen=True):
+    """What a state does with a fixed sample of unlabelled training patches; see `uss_bench.monitoring`."""
+
+    step: int | None
+    """The offered step; None for the state at the end of training."""
+    entropy: float
+    """Of the clusters' shares, from 0 (one cluster has all patches) to 1 (all have the same share)."""
+    used: int
+    """Clusters that have a patch."""
+    holding: int
+    """The fewest clusters that together have 99 % of the patches."""
+    largest: float
+    """Share of the largest cluster."""
+    agreement: float | None
+    """Share of patches in the same cluster as at the point before; None for the first."""
+    confident: float
+    """Share of patches whose largest softmax(alpha × logits) exceeds 0.9."""
+    confidence: float
+    """Mean of that largest probability."""
+
+
 class Phase(_Part, frozen=True):
     seconds: float
     peak_bytes: int
@@ -127,6 +149,8 @@ class RunRecord(_Part, frozen=True):
     candidates: list[Candidate] = []
     curves: dict[str, list[tuple[int, float]]] = {}
     """Label-free training curves: (step, value)."""
+    monitor: list[MonitorPoint] = []
+    """Label-free, in the order of training; the last point is the final state."""
     phases: dict[str, Phase] = {}
     encoded_items: int = 0
     """Items that went through the backbone in this run; 0 when the store had them all."""
@@ -152,14 +176,24 @@ class Arrays:
     """The npz of a record.
 
     `counts` has one int64 (N, K, C) array per (checkpoint, refinement). `maps` has uint8 or uint16
-    index maps (M, H, W) in the same way, for the images whose ids are `map_ids`. Where the last
-    checkpoint is the selected one the file holds its arrays once.
+    index maps (M, H, W) in the same way, for the images whose ids are `map_ids`; see `pile` for maps of
+    several sizes. Where the last checkpoint is the selected one the file holds its arrays once.
     """
 
     image_ids: list[str]
     counts: dict[tuple[Checkpoint, Refinement], np.ndarray]
     map_ids: list[str]
     maps: dict[tuple[Checkpoint, Refinement], np.ndarray]
+
+
+def pile(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack maps to (M, H, W), or, where they differ in size, put them into an array (M,) of objects."""
+    if len({one.shape for one in maps}) == 1:
+        return np.stack(maps)
+    piled = np.empty(len(maps), dtype=object)
+    for index, one in enumerate(maps):  # one by one: NumPy would try to stack those that agree in part
+        piled[index] = one
+    return piled
 
 
 def stem(cell: Cell) -> str:
@@ -243,9 +277,14 @@ def read_arrays(path: Path, record: RunRecord) -> Arrays:
     except (ValueError, KeyError) as error:
         raise DataError(f"The npz of {path} does not hold what a record's should: {error}.") from None
     groups: dict[str, dict[Any, np.ndarray]] = {"counts": {}, "maps": {}}
+    apart: dict[Any, list[np.ndarray]] = {}
     for key, value in named.items():
-        group, checkpoint, refinement = key.split("/")
-        groups[group][checkpoint, refinement] = value
+        group, checkpoint, refinement, *number = key.split("/")
+        if number:
+            apart.setdefault((checkpoint, refinement), []).append(value)
+        else:
+            groups[group][checkpoint, refinement] = value
+    groups["maps"] |= {key: pile(maps) for key, maps in apart.items()}
     if record.selected is not None and record.selected.step is None:
         for group in groups.values():
             group |= {("selected", refinement): value for (_, refinement), value in group.items()}
@@ -255,6 +294,11 @@ def read_arrays(path: Path, record: RunRecord) -> Arrays:
 def read_state(path: Path, record: RunRecord) -> bytes:
     """Read the trained state beside the record at `path`, as safetensors bytes."""
     return _read_companion(Path(path).with_suffix(".safetensors"), record.state_sha256)
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Return the JSON files of records below a folder, of failed runs too, sorted; no probes."""
+    return sorted(path for path in Path(folder).glob("**/*.json") if not path.name.endswith(".probe.json"))
 
 
 def find_record(text: str, folders: list[Path]) -> Path:
@@ -269,7 +313,7 @@ def find_record(text: str, folders: list[Path]) -> Path:
     found = [
         path
         for folder in folders
-        for path in sorted(folder.glob("**/*.json"))
+        for path in record_files(folder)
         if path.stem.removesuffix(".failed").rpartition("-")[2].startswith(wanted[:12])
     ]
     if len(wanted) > 12:  # a file's name holds twelve digits of the id, its content all sixteen
@@ -290,7 +334,10 @@ def _pack(arrays: Arrays) -> bytes:
     for (checkpoint, refinement), value in arrays.counts.items():
         named[f"counts/{checkpoint}/{refinement}"] = value
     for (checkpoint, refinement), value in arrays.maps.items():
-        named[f"maps/{checkpoint}/{refinement}"] = value
+        if value.dtype == object:
+            named |= {f"maps/{checkpoint}/{refinement}/{number}": one for number, one in enumerate(value)}
+        else:
+            named[f"maps/{checkpoint}/{refinement}"] = value
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **named)  # type: ignore[arg-type]
     return buffer.getvalue()

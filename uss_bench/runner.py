@@ -6,13 +6,14 @@ import datetime
 import math
 import random
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from msgspec.structs import replace
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from uss_bench import progress
 from uss_bench.context import Clock, RunContext, derive_seed, portable_state
@@ -22,6 +23,7 @@ from uss_bench.errors import UssBenchError, blame
 from uss_bench.evaluation import Evaluation, Evaluator
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
+from uss_bench.monitoring import collapse_warning, monitor, sample_batches
 from uss_bench.protocol import Protocol
 from uss_bench.provenance import environment
 from uss_bench.records import (
@@ -31,6 +33,7 @@ from uss_bench.records import (
     Checkpoint,
     CheckpointResult,
     ClassRow,
+    MonitorPoint,
     Refinement,
     RunRecord,
     ScoreRow,
@@ -111,7 +114,10 @@ def _run(
     clock: Clock,
 ) -> tuple[RunRecord, Arrays, bytes]:
     items = Items.for_training(
-        setup.train_images, setup.protocol, dataset_five_crop=setup.dataset_spec.five_crop
+        setup.train_images,
+        setup.protocol,
+        dataset_five_crop=setup.dataset_spec.five_crop,
+        patch=setup.backbone.patch,
     )
     seed_everything(seed)
     with blame(f"Method '{setup.spec.name}'", "training"):
@@ -121,17 +127,31 @@ def _run(
         )
         with clock.phase("train"):
             method.train(setup.train_images, context)
-        state = portable_state(method)
+        state = save(portable_state(method))
 
     evaluator = make_evaluator(setup, store, pool, clock)
     candidates, winner = _choose(setup, method, context, evaluator, clock)
     with clock.phase("evaluate"):
         last = evaluator.evaluate(method)
-        selected = last if winner is None else evaluator.evaluate(_restored(setup, winner[1], store.device))
+        selected = (
+            last
+            if winner is None
+            else evaluator.evaluate(_restored(setup, winner[1].read_bytes(), store.device))
+        )
+    with clock.phase("monitor"):
+        points = _monitor(setup, context, len(items), state)
 
     record = replace(
-        base, clusters=last.clusters, images=len(evaluator), candidates=candidates, curves=context.curves
+        base,
+        clusters=last.clusters,
+        images=len(evaluator),
+        candidates=candidates,
+        curves=context.curves,
+        monitor=points,
     )
+    if warning := collapse_warning(points, last.clusters):
+        progress.log(f"Warning: {warning}.")
+        record = replace(record, notes=[*record.notes, warning])
     evaluations: dict[Checkpoint, Evaluation] = {"last": last}
     if setup.test_labels is not None:
         if winner is not None:
@@ -141,12 +161,12 @@ def _run(
             last=_result(None, last, setup.protocol),
             selected=_result(winner[0] if winner else None, selected, setup.protocol),
         )
-    return record, _arrays(setup, evaluator, evaluations), save(state)
+    return record, _arrays(setup, evaluator, evaluations), state
 
 
 def make_evaluator(setup: Setup, store: FeatureStore, pool: CrfPool, clock: Clock) -> Evaluator:
     """Build the evaluator of the test split, extracting its features if they are not there."""
-    items = Items.for_evaluation(setup.test_images, setup.protocol)
+    items = Items.for_evaluation(setup.test_images, setup.protocol, patch=setup.backbone.patch)
     with clock.phase("extract"):
         features = store.open(items, setup.spec.facets) if setup.spec.facets else None
     return Evaluator(
@@ -177,7 +197,7 @@ def _choose(
     if setup.test_labels is None or not context.offers:
         return [], None
     with clock.phase("candidates"):
-        states = [_restored(setup, path, context.device) for _, path in context.offers]
+        states = [_restored(setup, path.read_bytes(), context.device) for _, path in context.offers]
         counts = evaluator.patch_counts([*states, method])
     scores = [score_under(one, setup.protocol) for one in counts]
     steps = [step for step, _ in context.offers] + [None]
@@ -189,10 +209,30 @@ def _choose(
     return candidates, (context.offers[best] if best < len(context.offers) else None)
 
 
-def _restored(setup: Setup, path: Path, device: torch.device) -> Method:
+def _monitor(setup: Setup, context: RunContext, n_items: int, state: bytes) -> list[MonitorPoint]:
+    """Read the offered states and the last one on unlabelled training items; nothing if nothing was trained.
+
+    Args:
+        n_items: number of training items.
+        state: at the end of training; it is left out where the last offer is the same.
+    """
+    if not context.offers and not context.curves:
+        return []
+    states: list[tuple[int | None, Callable[[], bytes]]] = [
+        (step, path.read_bytes) for step, path in context.offers
+    ]
+    if not context.offers or context.offers[-1][1].read_bytes() != state:
+        states.append((None, lambda: state))
+    with blame(f"Method '{setup.spec.name}'", "monitoring"):
+        methods = ((step, _restored(setup, read(), context.device)) for step, read in states)
+        batches = [context.sample(setup.spec.inputs, indices) for indices in sample_batches(n_items)]
+        return monitor(methods, batches, setup.alpha)
+
+
+def _restored(setup: Setup, state: bytes, device: torch.device) -> Method:
     with blame(f"Method '{setup.spec.name}'", "loading a checkpoint"):
         method = setup.make_method()
-        method.load_state_dict(load_file(path, device=str(device)))
+        method.load_state_dict({name: value.to(device) for name, value in load(state).items()})
     return method
 
 

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from uss_bench.protocol import Protocol
 
 ExtraClusters = Literal["strict", "drop", "merge"]
-Matching = Literal["hungarian", "many-to-one"]
+Matching = Literal["hungarian", "many-to-one", "identity"]
 AbsentClasses = Literal["skip-empty-union", "zero"]
 
 UNMATCHED = -1
@@ -47,12 +47,17 @@ def match(counts: np.ndarray, matching: Matching = "hungarian") -> np.ndarray:
     """Return the class of each cluster, int64 (K,), or `UNMATCHED`.
 
     ``hungarian`` is one-to-one and maximises the correct pixels (scipy's linear_sum_assignment);
-    ``many-to-one`` gives every cluster its most frequent class.
+    ``many-to-one`` gives every cluster its most frequent class; ``identity`` is for predictions that
+    are classes already.
 
     Args:
         counts: integer (K, C).
     """
     classes = np.full(counts.shape[0], UNMATCHED, dtype=np.int64)
+    if matching == "identity":
+        shared = min(counts.shape)
+        classes[:shared] = np.arange(shared)
+        return classes
     if matching == "many-to-one":
         used = counts.sum(axis=1) > 0
         classes[used] = counts[used].argmax(axis=1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from uss_bench.contracts import Backbone, Dataset, Images, Labels, Method
 from uss_bench.errors import DataError, UsageError
-from uss_bench.params import check_options, choose_preset, method_params, required_options
+from uss_bench.params import check_options, choose_preset, method_params, required_options, spec_defaults
 from uss_bench.protocol import Protocol, default_protocol, get_protocol
 from uss_bench.provenance import code_hash
 from uss_bench.records import BackboneId, Cell, DatasetId, MethodId
@@ -61,6 +61,22 @@ class Setup:
         """Return a fresh, untrained instance of the method."""
         method: Method = self.plugin.load()(**self.params)
         return method
+
+    def with_params(self, chosen: Mapping[str, Any]) -> Setup:
+        """Return the same setup with other parameters chosen, for which nothing is loaded again.
+
+        Raises:
+            UsageError: for a wrong parameter.
+        """
+        where = {"dataset": self.dataset.name, "backbone": self.backbone.name}
+        params = method_params(
+            self.plugin,
+            choose_preset(self.spec, self.preset, **where),
+            chosen,
+            n_classes=len(self.dataset.classes),
+            defaults=spec_defaults(self.spec, **where),
+        )
+        return replace(self, params=params)
 
     def cell(self, seed: int) -> Cell:
         return Cell(
@@ -114,7 +130,8 @@ def resolve(request: Request, registry: Registry) -> Setup:
         positions=protocol.positions if protocol else "dino",
     )
     protocol = protocol or get_protocol(default_protocol(backbone.patch))
-    for side in (protocol.train_side, protocol.eval_side):
+    sides = [protocol.train_side] + ([protocol.eval_side] if protocol.extent == "square" else [])
+    for side in sides:
         if side % backbone.patch:
             raise UsageError(
                 f"Protocol {protocol.id} works at {side} pixels, which is no multiple of the patch of "
@@ -122,10 +139,13 @@ def resolve(request: Request, registry: Registry) -> Setup:
                 hint=f"Use --protocol {default_protocol(backbone.patch)}; nothing is trimmed silently.",
             )
     preset = choose_preset(spec, request.preset, dataset=dataset.name, backbone=backbone.name)
+    defaults = spec_defaults(spec, dataset=dataset.name, backbone=backbone.name)
     return Setup(
         spec=spec,
         plugin=plugin,
-        params=method_params(plugin, preset, request.params, n_classes=len(dataset.classes)),
+        params=method_params(
+            plugin, preset, request.params, n_classes=len(dataset.classes), defaults=defaults
+        ),
         preset=preset.name if preset else None,
         dataset=dataset,
         dataset_spec=dataset_spec,

@@ -20,6 +20,9 @@ from uss_bench.errors import DataError
 Kind = Literal["methods", "datasets", "backbones"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar")
+"""How files of weights end; an address that ends otherwise is that of a page."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 Name = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME.pattern}$", max_length=64)]
 Colour = tuple[int, int, int]
@@ -42,12 +45,32 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     note: str = ""
 
 
+class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters whose default depends on the run: these hold, unless the run is on one of `unless`."""
+
+    params: dict[str, Any]
+    unless: Annotated[dict[Literal["dataset", "backbone"], list[str]], msgspec.Meta(min_length=1)]
+    """Names, by what they name; a run on any of them keeps the defaults of the signature."""
+    note: str = ""
+
+
 class ClassSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     colour: Colour
     kind: Literal["thing", "stuff"] | None = None
     values: list[int | Colour] = []
     """What label files hold for this class: grey values or RGB colours; default: its own position."""
+
+
+class SplitSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A published split, for the dataset's page."""
+
+    name: str
+    """As records state it; part of the dataset's identity."""
+    images: int
+    labelled: bool = True
+    note: str = ""
+    """Who trains or tests on it."""
 
 
 class PluginSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
@@ -75,6 +98,8 @@ class MethodSpec(PluginSpec, frozen=True, tag="method"):
     paper: Paper | None = None
     alpha: float | None = None
     """Overrides the protocol's softmax temperature; the record says so."""
+    defaults: list[Defaults] = []
+    """Applied in order, before presets and the user's choice."""
     presets: list[Preset] = []
 
     @property
@@ -91,6 +116,11 @@ class DatasetSpec(PluginSpec, frozen=True, tag="dataset"):
     five_crop: bool = False
     """Whether the lineage trains on five half-size crops of this dataset."""
     default_backbone: str = ""
+    splits: list[SplitSpec] = []
+    obtain: str = ""
+    """How to get it, in a sentence or two."""
+    layout: str = ""
+    """How the files lie on disk, line by line; shown as it is."""
     classes: list[ClassSpec] = []
 
 

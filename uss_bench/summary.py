@@ -10,6 +10,7 @@ import click
 from tabulate import tabulate
 
 from uss_bench import progress
+from uss_bench.monitoring import collapse_warning
 from uss_bench.records import Cell, CheckpointResult, RunRecord, ScoreRow, record_path
 from uss_bench.setup import Setup
 
@@ -45,7 +46,7 @@ def run_summary(records: Sequence[RunRecord]) -> str:
         parts += [_score_table(scored), "", _class_line(scored), _selection_line(scored)]
     else:
         parts.append(f"{first.images} images predicted with {first.clusters} clusters; no labels, no scores.")
-    parts += [_time_line(records), ""]
+    parts += [*_monitor_lines(records), _time_line(records), ""]
     return "\n".join(parts)
 
 
@@ -72,14 +73,15 @@ def _score_table(records: Sequence[RunRecord]) -> str:
         assert record.last is not None
         rows.append([str(record.cell.seed), *_four(record.last), *_usage(record), _seconds(record, "train")])
     if len(records) > 1:
-        columns = list(zip(*[_values(record.last) for record in records if record.last], strict=True))
+        columns = list(zip(*[four_scores(record.last) for record in records if record.last], strict=True))
         means = [f"{statistics.fmean(column):.1f} ± {statistics.stdev(column):.1f}" for column in columns]
         rows.append(["mean ± sd", *means, "", ""])
     headers = ["seed", "Acc raw", "mIoU raw", "Acc CRF", "mIoU CRF", "clusters used", "train"]
     return tabulate(rows, headers=headers, stralign="right", tablefmt="simple", disable_numparse=True)
 
 
-def _values(result: CheckpointResult) -> list[float]:
+def four_scores(result: CheckpointResult) -> list[float]:
+    """Return accuracy and mIoU, raw and then refined, NaN where undefined; two where nothing was refined."""
     rows = [result.raw] + ([result.crf] if result.crf else [])
     return [
         value if value is not None else float("nan") for row in rows for value in (row.accuracy, row.miou)
@@ -87,7 +89,7 @@ def _values(result: CheckpointResult) -> list[float]:
 
 
 def _four(result: CheckpointResult) -> list[str]:
-    values = [f"{value:.1f}" for value in _values(result)]
+    values = [f"{value:.1f}" for value in four_scores(result)]
     return values + ["–"] * (4 - len(values))
 
 
@@ -129,6 +131,23 @@ def _selection_line(records: Sequence[RunRecord]) -> str:
         f"Checkpoint chosen by labels, as the literature does: {statistics.fmean(gaps):+.1f} mIoU "
         f"against the last one (which the table shows)."
     )
+
+
+def _monitor_lines(records: Sequence[RunRecord]) -> list[str]:
+    """Say what the first record's final state does with unlabelled patches, and which runs collapsed."""
+    lines = []
+    first = records[0]
+    if first.monitor:
+        last = first.monitor[-1]
+        agreement = "" if last.agreement is None else f", {last.agreement:.1%} as at the checkpoint before"
+        lines.append(
+            f"Without labels, seed {first.cell.seed}: {last.used} of {first.clusters} clusters used, "
+            f"entropy {last.entropy:.2f}, largest {last.largest:.1%}{agreement}"
+        )
+    for record in records:
+        if warning := collapse_warning(record.monitor, record.clusters):
+            lines.append(click.style(f"Warning, seed {record.cell.seed}: {warning}.", fg="yellow"))
+    return lines
 
 
 def _time_line(records: Sequence[RunRecord]) -> str:

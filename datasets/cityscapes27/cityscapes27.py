@@ -56,7 +56,7 @@ class Cityscapes27:
 
     Args:
         root: the folder that holds ``leftImg8bit`` and ``gtFine`` (or ``annotations/gtFine``).
-        train: split to train on, default ``train``.
+        train: split to train on, default ``train``; ``picie-train`` for the rows of PiCIE, MDC and IIC.
         test: split to test on, default ``val``; ``picie-eval`` for the rows of PiCIE, MDC and IIC.
         partial: accept splits that lack files; their names then end in ``-partial``.
 

@@ -62,10 +62,12 @@ def image_files(root: Path, name: str, split: Split, *, partial: bool) -> dict[s
         check_count(name, len(files), split.published, partial=partial, where=path)
         check_partners(files, f"images of split '{name}'")
         return files
-    found = {path.stem: path for path in list_images(folder) if _ID.fullmatch(path.stem)}
+    images = list_images(folder) if folder.is_dir() else []
+    found = {path.stem: path for path in images if _ID.fullmatch(path.stem)}
     if not found:
         raise DataError(
-            f"{folder} has no images called like 000000000139.jpg.", hint="Extract the official zip there."
+            f"{folder} has no images called like 000000000139.jpg.",
+            hint=f"Extract the official {split.subset}.zip there; 'uss-bench prepare' does it.",
         )
     if split.published:
         check_count(name, len(found), split.published, partial=partial, where=folder)

@@ -80,9 +80,9 @@ class Folder:
     """The dataset.
 
     Args:
-        root: the folder; see `layout` for how files may lie in it.
-        classes: a classes file, by path or by the name of one that comes along; see `labelmap`. Needed
-            when there are labels, and only then.
+        root: the folder; its page says how files may lie in it.
+        classes: a classes file, by path or by the name of one that comes along. Needed when there are
+            labels, and only then.
         name: what boards and records call the dataset; default the classes file's name, else the folder's.
         train: split to train on; default the classes file's choice, else ``train``, else the only one.
         test: split to test on; default the classes file's choice, else ``test``, else ``val``, else the

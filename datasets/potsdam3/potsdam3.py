@@ -52,7 +52,7 @@ class Potsdam3:
     """The dataset.
 
     Args:
-        root: the folder; what it should hold is told by `prepare`.
+        root: the folder with ``imgs``, ``gt`` and the lists, or with raw tiles.
         train: split to train on, default ``train``; for raw tiles ``tiles-labelled`` or ``tiles-all``.
         test: split to test on, default ``test``; for raw tiles ``tiles-labelled``.
         partial: accept splits that lack files; their names then end in ``-partial``.

@@ -12,5 +12,9 @@ SPLITS = {"train": (0, 300), "test": (10_000, 100), "heldout": (20_000, 60)}
 
 
 def toy27(spec: DatasetSpec, *, seed: int = 0) -> Generated:
-    """Return the dataset; `seed` 0 is the benchmark, another is another world of the same kind."""
+    """Return the dataset.
+
+    Args:
+        seed: 0 is the benchmark; another is another world of the same kind, under another name.
+    """
     return Generated(spec, render=render, version=VERSION, splits=SPLITS, seed=seed)

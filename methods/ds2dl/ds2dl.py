@@ -14,10 +14,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from uss_bench.contracts import Batch, Context, Images
 from uss_bench.nn import Projector, Standardizer, cosine_logits, near_derangement, shuffled_batches
+
+from .pair_loss import mean_pair_loss
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
 
@@ -62,15 +63,16 @@ class DS2DL:
     """Whether L_p has a gradient to the projector through its soft labels y."""
     label_similarity: Literal["dot", "cosine"] = "dot"
     """y as the inner product of Eq. 2, or the cosine that the introduction speaks of."""
-    b_init: float = 0.0
-    lr_b: float = 5e-4
+    b_init: float = -0.5
+    """Start of the bias b: the further below 0, the more clusters stay in use, and the more even."""
+    lr_b: float = 1e-4
     """Learning rate of the bias b; 0 holds it at `b_init`."""
     separate_b: bool = False
     """One bias for pairs within images and one for pairs across, like SmooSeg's shifts."""
     sinkhorn_scope: Literal["image", "batch"] = "image"
     """Whether codes are balanced within each image, or over the batch."""
-    l2g_detach: bool = False
-    """Keep the gradient of L_L2G from the projector."""
+    l2g_detach: bool = True
+    """Keep the gradient of L_L2G from the projector, so that it trains the local prototypes alone."""
     orth_reduce: Literal["mean", "sum"] = "mean"
     orth_normalize: bool = True
     """Measure orthogonality on unit prototypes."""
@@ -209,35 +211,6 @@ class Net(nn.Module):
     def update_teacher(self, momentum: float) -> None:
         """c̃ ← α c̃ + (1 − α) c, un-normalised, as in SmooSeg's code."""
         self.teacher.lerp_(self.student, 1 - momentum)
-
-
-def pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, centre: bool) -> Tensor:
-    """Return L_p of one pair of images: Eq. 3, the mean over all N² pairs of patches.
-
-    Args:
-        x, y: what S compares, unit vectors of the two images' patches, (D, N).
-        q, p: label features of the same patches, (C, N).
-        b: the bias, a scalar.
-        r: strength of the mining.
-        centre: whether S is centred over the patches of the second image.
-    """
-    s = x.T @ y
-    t = (s - s.mean(dim=1, keepdim=True) if centre else s) + b
-    label = q.T @ p  # Eq. 2
-    return (label * F.softplus(-t / r) + (1 - label) * F.softplus(r * t)).mean()
-
-
-def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, centre: bool) -> Tensor:
-    """Return the mean over images of `pair_loss`; x, y, q and p have a leading B.
-
-    The backward pass computes the N × N matrices of an image again: a graph that kept those of all
-    images would hold more than 1 GB per step at N = 784 and B = 32.
-    """
-    terms = [
-        checkpoint(pair_loss, *image, b, r, centre, use_reentrant=False, preserve_rng_state=False)
-        for image in zip(x, y, q, p, strict=True)
-    ]
-    return torch.stack(terms).mean()
 
 
 @torch.no_grad()

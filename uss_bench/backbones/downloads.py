@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
 
+from uss_bench.download import Resource, download
 from uss_bench.errors import DataError
-from uss_bench.specs import BackboneSpec
-
-from .weights import SUFFIXES
+from uss_bench.specs import WEIGHTS_SUFFIXES, BackboneSpec
 
 
 def find_weights(spec: BackboneSpec, weights: Path | None) -> Path | None:
     """Return the file `weights`, or else the file of `spec.url`, downloaded unless it is there already.
 
     Downloads go where torch.hub keeps its checkpoints (``$TORCH_HOME/hub/checkpoints``), under the
-    name in the URL, so that a file which another project fetched is used again.
+    name in the URL, so that a file which another project fetched is used again. A download that breaks
+    off is resumed, and a web page or a file of another sha256 is never taken for weights.
 
     Returns:
         None when no file is given and `spec.url` names a page, not a weights file: ask a hub.
@@ -25,22 +24,19 @@ def find_weights(spec: BackboneSpec, weights: Path | None) -> Path | None:
     Raises:
         DataError: when the download fails, or has not the sha256 that `spec` states.
     """
-    if weights is not None or not spec.url.endswith(SUFFIXES):
+    if weights is not None or not spec.url.endswith(WEIGHTS_SUFFIXES):
         return weights
-    path = Path(torch.hub.get_dir()) / "checkpoints" / spec.url.rpartition("/")[2]
-    if not path.is_file():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(
-                spec.url, str(path), hash_prefix=spec.sha256 or None, progress=sys.stderr.isatty()
-            )
-        except (OSError, RuntimeError, ValueError) as error:  # in turn: the network, the hash, the URL
-            reason = (str(error) or type(error).__name__).split("\n", 1)[0]
-            raise DataError(
-                f"The weights of '{spec.name}' cannot be had from {spec.url}: {reason}",
-                hint=f"Fetch the file elsewhere and put it at {path}, or pass it: --weights FILE.",
-            ) from error
-    return path
+    folder, name = Path(torch.hub.get_dir()) / "checkpoints", spec.url.rpartition("/")[2]
+    path = folder / name
+    if path.is_file():
+        return path
+    try:
+        return download(Resource(spec.url, name, sha256=spec.sha256), folder, attempts=3, pause=1)
+    except DataError as error:
+        raise DataError(
+            f"The weights of '{spec.name}' cannot be had. {error.what}",
+            hint=f"Fetch the file elsewhere and put it at {path}, or pass it: --weights FILE.",
+        ) from error
 
 
 def check_digest(spec: BackboneSpec, path: Path, digest: str) -> None:

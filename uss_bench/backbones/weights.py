@@ -16,9 +16,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from uss_bench.errors import DataError, UsageError
-from uss_bench.specs import BackboneSpec
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar")
+from uss_bench.specs import WEIGHTS_SUFFIXES, BackboneSpec
 
 _NESTS = ("teacher", "model", "state_dict")
 """Keys under which training scripts put the state dict; a self-distilled teacher before all."""
@@ -38,8 +36,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         UsageError: for another suffix.
         DataError: when the file is missing, truncated, or holds no weights.
     """
-    if not path.name.endswith(SUFFIXES):
-        raise UsageError(f"Weights '{path}' have an unknown suffix.", hint=f"Known: {', '.join(SUFFIXES)}.")
+    if not path.name.endswith(WEIGHTS_SUFFIXES):
+        raise UsageError(
+            f"Weights '{path}' have an unknown suffix.", hint=f"Known: {', '.join(WEIGHTS_SUFFIXES)}."
+        )
     try:
         content = _read(path)
     except FileNotFoundError:

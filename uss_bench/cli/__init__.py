@@ -14,13 +14,26 @@ from uss_bench.errors import UssBenchError
 
 _COMMANDS = {
     "run": "Train a method on unlabelled images, predict, refine, match, score and record.",
-    "ls": "List methods, datasets, backbones and protocols.",
-    "info": "Show all that is known of a method, dataset, backbone or protocol.",
+    "study": "Run an ablation or a sensitivity study by name, or from a plan file.",
+    "smoothness": "Judge SmooSeg's shifts without labels.",
+    "ls": "List methods, datasets, backbones, protocols and studies.",
+    "info": "Show all that is known of a method, dataset, backbone, protocol or study.",
     "show": "Show records: all of them, or one in full.",
+    "board": "Build the boards from records and claims, or show them.",
     "prepare": "Put a dataset in place: download it, or say how to get it.",
     "verify": "Read every file of a dataset and name the first wrong one.",
+    "compare": "Say whether one setting is better than another, or the data cannot tell.",
     "eval": "Score label maps that were made elsewhere.",
     "predict": "Label any folder of images with a recorded run.",
+    "probe": "Train a linear probe on a record's code or on frozen features; it uses labels.",
+    "claims": "Show what papers claim, and how it was measured.",
+    "plot": "Draw a figure of records, for a paper.",
+    "report": "Write a page about records, for a paper's appendix.",
+    "new": "Write a plugin's folder to start from.",
+    "check": "Check a plugin against its contract, rung by rung.",
+    "regress": "Say which numbers moved that should not have.",
+    "errors": "Attribute the errors of a run to classes.",
+    "audit": "Say what differs between protocols or papers, what it costs, and what is wrong in records.",
 }
 
 

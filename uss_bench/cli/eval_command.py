@@ -45,8 +45,6 @@ def command(
     if not is_name(name):
         raise UsageError(f"--name '{name}' will not do: use small letters, digits, '-', '_' and '.'.")
 
-    import numpy as np
-
     from uss_bench import summary
     from uss_bench.external import PredictedMaps
     from uss_bench.panels import save_panel
@@ -62,6 +60,7 @@ def command(
         DatasetId,
         MethodId,
         RunRecord,
+        pile,
         write_record,
     )
     from uss_bench.runner import score_row
@@ -116,7 +115,7 @@ def command(
         image_ids=list(images.ids),
         counts={("last", "raw"): counts},
         map_ids=[images.ids[index] for index in kept],
-        maps={("last", "raw"): np.stack([maps.kept[index] for index in kept])},
+        maps={("last", "raw"): pile([maps.kept[index] for index in kept])},
     )
     path, record = write_record(out, record, arrays, None)
     save_panel(path, images, labels)

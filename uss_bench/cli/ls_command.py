@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 from tabulate import tabulate
 
@@ -9,19 +11,24 @@ from uss_bench.cli.options import common
 from uss_bench.protocol import SUMMARIES, protocol_names
 from uss_bench.registry import Registry
 from uss_bench.specs import KINDS, Kind
+from uss_bench.studies import known_studies
 
 
-@click.command("ls", short_help="List methods, datasets, backbones and protocols.")
-@click.argument("what", required=False, type=click.Choice([*KINDS, "protocols"]))
+@click.command("ls", short_help="List methods, datasets, backbones, protocols and studies.")
+@click.argument("what", required=False, type=click.Choice([*KINDS, "protocols", "studies"]))
 @common
 def command(registry: Registry, what: str | None) -> None:
-    """List methods, datasets, backbones and protocols, or one of these."""
+    """List methods, datasets, backbones, protocols and studies, or one of these."""
     sections = []
     for kind in KINDS:
         if what in (None, kind):
             sections.append(_section(kind, _plugin_rows(registry, kind)))
     if what in (None, "protocols"):
         sections.append(_section("protocols", [(name, SUMMARIES[name]) for name in protocol_names()]))
+    if what in (None, "studies"):
+        studies = [study.plan for study in known_studies(registry).values()]
+        rows = [(plan.name, f"{plan.title} ({plan.method}{_of(plan.paper)})") for plan in studies]
+        sections.append(_section("studies", rows))
     click.echo("\n\n".join(sections))
     if what is None:
         click.echo(f"\n{click.style('uss-bench info NAME', bold=True)} tells more about any of them.")
@@ -34,6 +41,10 @@ def _plugin_rows(registry: Registry, kind: Kind) -> list[tuple[str, ...]]:
     ]
 
 
-def _section(title: str, rows: list[tuple[str, ...]]) -> str:
+def _of(paper: str) -> str:
+    return f", {paper}" if paper else ""
+
+
+def _section(title: str, rows: Sequence[tuple[str, ...]]) -> str:
     table = tabulate(rows, tablefmt="plain")
     return f"{click.style(title, bold=True)}\n{table}"

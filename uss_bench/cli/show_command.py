@@ -26,14 +26,14 @@ def command(registry: Registry, record: str | None, out: Path) -> None:
     """
     from uss_bench import summary
     from uss_bench.errors import DataError
-    from uss_bench.records import find_record, read_record
+    from uss_bench.records import find_record, read_record, record_files
 
     if record is not None:
         path = find_record(record, [out])
         click.echo(summary.record_page(read_record(path), path))
         return
     records, broken = [], []
-    for path in sorted(out.glob("**/*.json")):
+    for path in record_files(out):
         try:
             records.append(read_record(path))
         except DataError as error:

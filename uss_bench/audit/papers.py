@@ -1,0 +1,150 @@
+"""How papers evaluate: one TOML file each, every fact with its source in their code or text."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import msgspec
+
+from uss_bench.errors import DataError, UsageError, did_you_mean
+from uss_bench.protocol import CrfParams, Protocol, get_protocol
+from uss_bench.specs import decode_toml
+
+
+class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One thing that a paper does when it evaluates."""
+
+    value: bool | float | str
+    source: str
+    """File and name in the paper's code, or a section of its text."""
+    note: str = ""
+
+
+class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an evaluation does, from the images to the score; None where no source says it.
+
+    Values of the fields that `uss_bench.protocol.Protocol` has too are in its vocabulary.
+    """
+
+    coco: Fact | None = None
+    """Test images of COCO-Stuff-27."""
+    cityscapes: Fact | None = None
+    """Test images of Cityscapes-27."""
+    potsdam: Fact | None = None
+    """Test images of Potsdam-3."""
+    resize: Fact | None = None
+    """Filter for images."""
+    geometry: Fact | None = None
+    """What part of an image is scored, at which size."""
+    five_crop: Fact | None = None
+    """``on`` or ``off``: training on five half-size crops of each image."""
+    flip: Fact | None = None
+    upsample: Fact | None = None
+    alpha: Fact | None = None
+    crf: Fact | None = None
+    """Constants of the dense CRF, or ``none``."""
+    clusters: Fact | None = None
+    """K at evaluation."""
+    extra_clusters: Fact | None = None
+    """What the metric does with clusters beyond the classes."""
+    matching: Fact | None = None
+    absent_classes: Fact | None = None
+    checkpoint: Fact | None = None
+    """``last``, or ``selected``: the best on the labels of the reported split."""
+    monitor: Fact | None = None
+    """The score that selects the checkpoint, and how often it is looked at."""
+
+
+class PaperProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How one paper evaluates."""
+
+    title: str
+    paper: str
+    year: int
+    code: str = ""
+    """Repository that was read; empty where none is public and the text is the source."""
+    commit: str = ""
+    facts: Facts
+
+
+def load_papers(folder: Path | None = None) -> dict[str, PaperProtocol]:
+    """Return the ledger by the names of its files; the one that comes with uss-bench by default.
+
+    Raises:
+        DataError: when a file does not fit, naming the file and the key, or there is none.
+    """
+    folder = built_in_folder() if folder is None else Path(folder)
+    found: dict[str, PaperProtocol] = {
+        path.stem: decode_toml(path, PaperProtocol) for path in sorted(folder.glob("*.toml"))
+    }
+    if not found:
+        raise DataError(f"{folder} holds no protocol of a paper (*.toml).", hint="Reinstall uss-bench.")
+    return found
+
+
+def find_paper(name: str, papers: dict[str, PaperProtocol]) -> PaperProtocol:
+    """Return the paper of this name; a protocol of ours (``stego320@1``) will do as well.
+
+    Raises:
+        UsageError: when there is none, with the closest names.
+    """
+    if name in papers:
+        return papers[name]
+    if "@" in name:
+        return as_paper(get_protocol(name))
+    raise UsageError(
+        f"There is no paper '{name}' in the ledger of protocols.", hint=did_you_mean(name, papers)
+    )
+
+
+def as_paper(protocol: Protocol) -> PaperProtocol:
+    """Say a protocol of ours in the terms of the ledger."""
+
+    def fact(value: bool | float | str, note: str = "") -> Fact:
+        return Fact(value, protocol.id, note)
+
+    side = protocol.eval_side
+    whole = "whole images at native size"
+    five_crop = fact("on", "where the dataset's spec asks for it")
+    if protocol.five_crop != "dataset":
+        five_crop = fact(protocol.five_crop)
+    return PaperProtocol(
+        title=protocol.id,
+        paper="uss-bench",
+        year=2026,
+        facts=Facts(
+            resize=fact(protocol.resize),
+            geometry=fact(
+                whole if protocol.extent == "whole" else f"short side {side}, centre crop {side}×{side}"
+            ),
+            five_crop=five_crop,
+            flip=fact(protocol.flip),
+            upsample=fact(protocol.upsample),
+            alpha=fact(protocol.alpha, "a method's spec may override it"),
+            crf=fact(crf_text(protocol.crf), "scores before and after, both always"),
+            clusters=fact("K = C", "unless --set clusters says otherwise"),
+            extra_clusters=fact(protocol.extra_clusters),
+            matching=fact(protocol.matching),
+            absent_classes=fact(protocol.absent_classes),
+            checkpoint=fact("last", "the selected one stands beside it"),
+        ),
+    )
+
+
+def crf_text(crf: CrfParams) -> str:
+    """Say the constants of a CRF as the ledger does."""
+    text = (
+        f"{crf.iterations} iterations; Gaussian sxy {crf.gaussian_sxy:g}, compat {crf.gaussian_compat:g}; "
+        f"bilateral sxy {crf.bilateral_sxy:g}, srgb {crf.bilateral_srgb:g}, "
+        f"compat {crf.bilateral_compat:g}"
+    )
+    return text if crf.reference_side is None else f"{text}; sxy at short side {crf.reference_side}"
+
+
+def built_in_folder() -> Path:
+    """Return the folder of the ledger that comes with uss-bench."""
+    found = importlib.util.find_spec("uss_bench.audit.ledger")
+    locations = list((found.submodule_search_locations if found else None) or ())
+    # A checkout that was never installed has leaderboards/ beside the package.
+    return Path(locations[0]) if locations else Path(__file__).parents[2] / "leaderboards" / "protocols"

@@ -1,0 +1,248 @@
+"""One record against itself: its place, its protocol, its counts, its scores and its provenance."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from uss_bench.audit.findings import Finding, note, wrong
+from uss_bench.collection import Entry
+from uss_bench.errors import DataError
+from uss_bench.protocol import get_protocol, protocol_names
+from uss_bench.records import (
+    Arrays,
+    Checkpoint,
+    CheckpointResult,
+    Refinement,
+    RunRecord,
+    ScoreRow,
+    read_state,
+)
+
+AGAIN = "make it again: uss-bench run … --force"
+
+ENVIRONMENT = (
+    "uss-bench",
+    "python",
+    "torch",
+    "timm",
+    "numpy",
+    "scipy",
+    "numba",
+    "pillow",
+    "system",
+    "processor",
+    "cores",
+    "threads",
+    "device",
+    "git",
+)
+"""What every record says of its machine; `uss_bench.provenance.environment` writes it."""
+
+EXTERNAL = "label maps made elsewhere"
+"""The note by which a record of foreign label maps is told."""
+
+_SCORE_TOLERANCE = 1e-3
+"""In percent points: scores are kept with four decimals, and the last may round the other way."""
+
+
+def check_record(entry: Entry, code: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what is wrong with, or worth knowing of, one finished record.
+
+    Args:
+        code: digest of the code as it is now, by the names of the methods that are installed.
+    """
+    yield from _place(entry)
+    yield from _protocol(entry)
+    yield from _candidates(entry)
+    yield from _code(entry, code)
+    yield from _provenance(entry)
+    yield from _state(entry)
+    if entry.record.last is not None:
+        try:
+            arrays = entry.arrays
+        except DataError as error:
+            yield wrong(entry.path, error.what, "restore the npz, or " + AGAIN)
+            return
+        yield from _counts(entry, arrays)
+        yield from _maps(entry, arrays)
+
+
+def _place(entry: Entry) -> Iterator[Finding]:
+    record, path = entry.record, entry.path
+    if path.stem != record.stem:
+        yield wrong(path, f"its inputs give the name {record.stem}.json", "rename it, with its npz")
+    if path.parent.name != record.cell.dataset.name:
+        yield wrong(path, f"it is of dataset '{record.cell.dataset.name}'", "move it to that folder")
+
+
+def _protocol(entry: Entry) -> Iterator[Finding]:
+    cell, protocol = entry.record.cell, entry.record.protocol
+    if protocol.hash != cell.protocol_hash:
+        yield wrong(
+            entry.path,
+            f"its protocol's fields give the hash {protocol.hash}, not {cell.protocol_hash}",
+            AGAIN,
+        )
+    name = cell.protocol.partition("[")[0]
+    if name not in protocol_names():
+        yield note(entry.path, f"protocol '{name}' is not known here", "update uss-bench")
+    elif get_protocol(cell.protocol).hash != cell.protocol_hash:
+        yield wrong(
+            entry.path,
+            f"'{cell.protocol}' means something else today: {get_protocol(cell.protocol).hash}",
+            "give the changed protocol a new version",
+        )
+
+
+def _candidates(entry: Entry) -> Iterator[Finding]:
+    record = entry.record
+    steps = [one.step for one in record.candidates]
+    if record.selected is None:
+        return
+    if not steps:
+        if record.selected.step is not None:
+            yield wrong(entry.path, "a checkpoint was selected where none was offered", AGAIN)
+        return
+    if record.selected.step not in steps:
+        yield wrong(entry.path, f"the selected step {record.selected.step} is no candidate", AGAIN)
+        return
+    best = max(one.miou for one in record.candidates)
+    chosen = max(one.miou for one in record.candidates if one.step == record.selected.step)
+    if chosen < best:
+        yield wrong(
+            entry.path, f"the selected step has mIoU {chosen:.2f}, the best candidate {best:.2f}", AGAIN
+        )
+
+
+def _code(entry: Entry, code: Mapping[str, str]) -> Iterator[Finding]:
+    method = entry.record.cell.method
+    if EXTERNAL in entry.record.notes:
+        return
+    if method.name not in code:
+        yield note(
+            entry.path, f"method '{method.name}' is not installed, so nobody can say if it is stale", "–"
+        )
+    elif code[method.name] != method.code:
+        yield wrong(
+            entry.path,
+            f"stale: the code of '{method.name}' was {method.code} and is {code[method.name]}",
+            AGAIN,
+        )
+
+
+def _provenance(entry: Entry) -> Iterator[Finding]:
+    record, path = entry.record, entry.path
+    missing = [key for key in ENVIRONMENT if key not in record.environment]
+    if missing:
+        yield wrong(path, f"the environment lacks {', '.join(missing)}", AGAIN)
+    git = str(record.environment.get("git", ""))
+    if git.endswith("+changes"):
+        yield note(path, "made by a checkout with changes that no commit has", "make it again from a commit")
+    elif not git:
+        yield note(path, "no commit is recorded: it was not made from a checkout", "trust its code hash")
+    try:
+        datetime.datetime.fromisoformat(record.created)
+    except ValueError:
+        yield wrong(path, f"'{record.created}' is no date of creation", AGAIN)
+    if not record.command:
+        yield note(path, "no command is recorded", "make it with uss-bench run, so that others can")
+    if record.labels_used:
+        used = ", ".join(record.labels_used)
+        yield note(path, f"labels were used for {used}", "say so beside its number")
+
+
+def _state(entry: Entry) -> Iterator[Finding]:
+    # The trained state is convenient and no part of what is committed, so only one that lies there counts.
+    if entry.path.with_suffix(".safetensors").is_file() and entry.record.state_sha256:
+        try:
+            read_state(entry.path, entry.record)
+        except DataError as error:
+            yield wrong(entry.path, error.what, "delete the state, or " + AGAIN)
+
+
+def _counts(entry: Entry, arrays: Arrays) -> Iterator[Finding]:
+    record, path = entry.record, entry.path
+    if len(arrays.image_ids) != record.images or len(set(arrays.image_ids)) != record.images:
+        yield wrong(path, f"{len(set(arrays.image_ids))} image ids in the npz, {record.images} images", AGAIN)
+    for checkpoint, refinement, row in _rows(record):
+        where = f"{checkpoint} {refinement}"
+        counts = arrays.counts.get((checkpoint, refinement))
+        if counts is None:
+            yield wrong(path, f"the npz has no counts of {where}", AGAIN)
+            continue
+        due = (record.images, record.clusters, len(record.classes))
+        if counts.shape != due or (counts < 0).any():
+            yield wrong(path, f"counts of {where} are {counts.shape}, which should be {due}", AGAIN)
+            continue
+        for what, told, given in _disagreements(row, counts, record):
+            yield wrong(path, f"{where}: {what} is {told} in the record, and {given} by its counts", AGAIN)
+
+
+def _rows(record: RunRecord) -> Iterator[tuple[Checkpoint, Refinement, ScoreRow]]:
+    results: list[tuple[Checkpoint, CheckpointResult | None]] = [
+        ("last", record.last),
+        ("selected", record.selected),
+    ]
+    for checkpoint, result in results:
+        if result is not None:
+            yield checkpoint, "raw", result.raw
+            if result.crf is not None:
+                yield checkpoint, "crf", result.crf
+
+
+def _disagreements(
+    row: ScoreRow, counts: np.ndarray, record: RunRecord
+) -> Iterator[tuple[str, object, object]]:
+    from uss_bench.runner import score_row
+    from uss_bench.scoring import score_under
+
+    due = score_row(score_under(counts, record.protocol))
+    scalars = ("pixels", "clusters_used", "accuracy", "miou")
+    told = {name: getattr(row, name) for name in scalars}
+    given = {name: getattr(due, name) for name in scalars}
+    for column in ("iou", "precision", "recall"):
+        if len(getattr(row, column)) != len(record.classes):
+            yield f"number of values of {column}", len(getattr(row, column)), len(record.classes)
+            return
+        for index, class_row in enumerate(record.classes):
+            told[f"{column} of {class_row.name}"] = getattr(row, column)[index]
+            given[f"{column} of {class_row.name}"] = getattr(due, column)[index]
+    differing = [name for name in told if not _same(told[name], given[name])]
+    # One is enough to tell; the first is the broadest.
+    for name in differing[:1]:
+        yield name, told[name], given[name]
+    # Empty clusters and ties leave the assignment open, but not how many pixels it gets right.
+    if not differing:
+        right = _correct(row.class_of_cluster, counts)
+        if right is None or not _same(round(100 * right / max(1, due.pixels), 4), due.accuracy or 0.0):
+            yield "class_of_cluster", "no matching with this accuracy", due.class_of_cluster
+
+
+def _correct(class_of_cluster: list[int], counts: np.ndarray) -> int | None:
+    """Return the pixels that an assignment gets right; None where it does not fit the counts."""
+    total = counts.sum(axis=0, dtype=np.int64)
+    clusters, classes = total.shape
+    if len(class_of_cluster) != clusters or any(one >= classes for one in class_of_cluster):
+        return None
+    return int(sum(total[cluster, one] for cluster, one in enumerate(class_of_cluster) if one >= 0))
+
+
+def _same(told: float | None, given: float | None) -> bool:
+    if told is None or given is None:
+        return told is given
+    return abs(told - given) <= (_SCORE_TOLERANCE if isinstance(given, float) else 0)
+
+
+def _maps(entry: Entry, arrays: Arrays) -> Iterator[Finding]:
+    record = entry.record
+    if not {*arrays.map_ids} <= {*arrays.image_ids}:
+        yield wrong(entry.path, "it keeps maps of images that it does not count", AGAIN)
+    for (checkpoint, refinement), maps in arrays.maps.items():
+        where = f"{checkpoint} {refinement}"
+        if len(maps) != len(arrays.map_ids):
+            yield wrong(entry.path, f"{len(maps)} maps of {where}, {len(arrays.map_ids)} ids", AGAIN)
+        elif any(one.size and one.max() >= record.clusters for one in maps):
+            yield wrong(entry.path, f"a map of {where} shows a cluster beyond {record.clusters}", AGAIN)

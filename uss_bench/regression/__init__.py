@@ -1,0 +1,1 @@
+"""Noticing that numbers moved: golden runs that are repeated, and claims that are held against records."""

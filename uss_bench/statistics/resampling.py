@@ -1,0 +1,136 @@
+"""Images drawn again with replacement, and the scores of every draw.
+
+A resample is a new test set. Its clusters are therefore matched to its classes again: a bootstrap that
+keeps the matching of the whole set leaves out one of the ways in which the score could have come
+out differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from uss_bench.protocol import Protocol
+from uss_bench.scoring import UNMATCHED, match
+
+_BLOCK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """Scores of R count matrices. Fractions in 0..1; NaN where there is nothing to divide by."""
+
+    accuracy: np.ndarray
+    """float64 (R,)."""
+    miou: np.ndarray
+    """float64 (R,)."""
+    iou: np.ndarray
+    """float64 (R, C)."""
+
+
+def resample(counts: np.ndarray, protocol: Protocol, *, resamples: int = 1000, seed: int = 0) -> Resampled:
+    """Score `resamples` bootstrap samples of the images, each matched anew.
+
+    The draws depend on the number of images, `resamples` and `seed` only: two methods on the same
+    images meet the same draws, and their differences are paired.
+
+    Args:
+        counts: integer (N, K, C), pixels per image, cluster and class.
+        protocol: states matching, extra clusters and absent classes, as in `score_under`.
+
+    Raises:
+        ValueError: when counts are not (N, K, C) with N >= 1, or negative.
+    """
+    _check(counts)
+    images, clusters, classes = counts.shape
+    flat = counts.reshape(images, clusters * classes)
+    # Most pairs of cluster and class never meet in any image; a column of zeros stays one.
+    met = np.flatnonzero(flat.any(axis=0))
+    # Sums of integers are exact in float64 below 2**53 pixels, and BLAS multiplies nothing else fast.
+    present = flat[:, met].astype(np.float64)
+    rows = max(1, _BLOCK_BYTES // (8 * (images + clusters * classes)))
+    parts = []
+    for weights in _draws(images, resamples, seed, rows):
+        totals = np.zeros((len(weights), clusters * classes))
+        totals[:, met] = weights @ present
+        parts.append(score_many(totals.reshape(-1, clusters, classes), protocol))
+    return _join(parts)
+
+
+def leave_one_out(counts: np.ndarray, protocol: Protocol) -> Resampled:
+    """Score the N sets that lack one image each, matched anew: the jackknife.
+
+    Args:
+        counts: integer (N, K, C).
+
+    Raises:
+        ValueError: see `resample`.
+    """
+    _check(counts)
+    whole = counts.sum(axis=0, dtype=np.int64)
+    rows = max(1, _BLOCK_BYTES // (8 * whole.size))
+    blocks = (counts[start : start + rows] for start in range(0, len(counts), rows))
+    return _join([score_many((whole - block).astype(np.float64), protocol) for block in blocks])
+
+
+def score_many(totals: np.ndarray, protocol: Protocol) -> Resampled:
+    """Score R count matrices by the rules of `uss_bench.scoring.score_under`.
+
+    Args:
+        totals: float64 (R, K, C) of whole numbers.
+    """
+    sets, n_clusters, n_classes = totals.shape
+    if protocol.extra_clusters == "drop" and n_clusters > n_classes:
+        totals = totals[:, :n_classes]
+        n_clusters = n_classes
+    class_of = np.stack([match(one, protocol.matching) for one in totals])
+    if protocol.extra_clusters == "merge":
+        left_over = (class_of == UNMATCHED) & (totals.sum(axis=2) > 0)
+        class_of[left_over] = totals[left_over].argmax(axis=1)
+
+    matched = class_of != UNMATCHED
+    known = np.where(matched, class_of, 0)
+    # Where each cluster's pixels go in an (R, C) table laid flat.
+    target = (np.arange(sets)[:, None] * n_classes + known)[matched]
+    hits = np.take_along_axis(totals, known[:, :, None], axis=2)[:, :, 0]
+
+    def per_class(values: np.ndarray) -> np.ndarray:
+        sums = np.bincount(target, weights=values[matched], minlength=sets * n_classes)
+        return sums.reshape(sets, n_classes)
+
+    true_positive = per_class(hits)
+    predicted = per_class(totals.sum(axis=2))
+    true = totals.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = true_positive / (predicted + true - true_positive)
+        accuracy = true_positive.sum(axis=1) / true.sum(axis=1)
+        defined = ~np.isnan(iou)
+        divisor = n_classes if protocol.absent_classes == "zero" else defined.sum(axis=1)
+        miou = np.where(defined, iou, 0).sum(axis=1) / divisor
+    return Resampled(accuracy, miou, iou)
+
+
+def _draws(images: int, resamples: int, seed: int, rows: int) -> Iterator[np.ndarray]:
+    """Yield how often each image is drawn, float64 (at most `rows`, N), in all `resamples` rows."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = rng.integers(0, images, size=(size, images))
+        drawn += np.arange(size)[:, None] * images
+        weights = np.bincount(drawn.ravel(), minlength=size * images)
+        yield weights.reshape(size, images).astype(np.float64)
+
+
+def _join(parts: list[Resampled]) -> Resampled:
+    return Resampled(
+        accuracy=np.concatenate([part.accuracy for part in parts]),
+        miou=np.concatenate([part.miou for part in parts]),
+        iou=np.concatenate([part.iou for part in parts]),
+    )
+
+
+def _check(counts: np.ndarray) -> None:
+    if counts.ndim != 3 or not len(counts) or (counts < 0).any():
+        raise ValueError(f"counts must be a non-negative (N, K, C) array, not {counts.shape}")
