@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from uss_bench.protocol import get_protocol
+from uss_bench.record_files import Arrays, write_record
 from uss_bench.records import (
     SCHEMA,
-    Arrays,
     BackboneId,
     Candidate,
     Cell,
@@ -21,7 +21,6 @@ from uss_bench.records import (
     MethodId,
     Phase,
     RunRecord,
-    write_record,
 )
 from uss_bench.runner import score_row
 from uss_bench.scoring import score_under

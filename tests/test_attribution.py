@@ -26,7 +26,8 @@ from uss_bench.attribution import (
 )
 from uss_bench.attribution_tables import mean_of_known
 from uss_bench.protocol import Protocol, get_protocol
-from uss_bench.records import ClassRow, read_record
+from uss_bench.record_files import read_record
+from uss_bench.records import ClassRow
 from uss_bench.scoring import score_under
 
 few = settings(deadline=None, max_examples=40)

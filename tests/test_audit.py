@@ -20,7 +20,8 @@ from uss_bench.cli import cli
 from uss_bench.collection import gather, read_entries
 from uss_bench.errors import DataError, UsageError
 from uss_bench.protocol import CrfParams, Protocol, get_protocol, protocol_names
-from uss_bench.records import Arrays, CheckpointResult, read_record, write_record
+from uss_bench.record_files import Arrays, read_record, write_record
+from uss_bench.records import CheckpointResult
 from uss_bench.runner import score_row
 from uss_bench.scoring import score_under
 

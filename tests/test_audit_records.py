@@ -17,7 +17,8 @@ from uss_bench.audit.record_checks import ENVIRONMENT
 from uss_bench.audit.table_checks import audit_records
 from uss_bench.claims import Claim
 from uss_bench.provenance import environment
-from uss_bench.records import Candidate, ClassRow, read_record
+from uss_bench.record_files import read_record
+from uss_bench.records import Candidate, ClassRow
 
 COUNTS = np.array([[[30, 5], [4, 20]], [[10, 2], [0, 40]]])
 CODE = {"ds2dl": "c0de", "stego": "c0de"}

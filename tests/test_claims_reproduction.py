@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from uss_bench.claims import Claim, check_claims, differences, reproduction
 from uss_bench.collection import Entry, Setting, gather
 from uss_bench.protocol import get_protocol
+from uss_bench.record_files import Arrays, read_record, write_record
 from uss_bench.records import (
     SCHEMA,
-    Arrays,
     BackboneId,
     Cell,
     CheckpointResult,
@@ -22,8 +22,6 @@ from uss_bench.records import (
     MethodId,
     RunRecord,
     ScoreRow,
-    read_record,
-    write_record,
 )
 
 CELL = Cell(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from running import PLUGINS, SMALL
 
-from uss_bench.records import read_arrays, read_record
+from uss_bench.record_files import read_arrays, read_record
 from uss_bench.registry import Registry
 
 QUICK = ["--plugin", PLUGINS, "--quiet", "--workers", "1", "--protocol", SMALL]

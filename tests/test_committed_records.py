@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from uss_bench.records import read_arrays, read_record
+from uss_bench.record_files import read_arrays, read_record
 from uss_bench.runner import score_row
 from uss_bench.scoring import score_under
 

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from PIL import Image
 
 from uss_bench.protocol import get_protocol
+from uss_bench.record_files import Arrays, write_record
 from uss_bench.records import (
     SCHEMA,
-    Arrays,
     BackboneId,
     Cell,
     CheckpointResult,
@@ -21,7 +21,6 @@ from uss_bench.records import (
     DatasetId,
     MethodId,
     RunRecord,
-    write_record,
 )
 from uss_bench.runner import score_row
 from uss_bench.scoring import score_under

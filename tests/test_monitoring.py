@@ -17,7 +17,8 @@ from uss_bench import runner, summary
 from uss_bench.context import Clock, RunContext
 from uss_bench.geometry import Items
 from uss_bench.monitoring import SAMPLE_ITEMS, collapse_warning, point, sample_indices
-from uss_bench.records import MonitorPoint, read_arrays, read_record, read_state
+from uss_bench.record_files import read_arrays, read_record, read_state
+from uss_bench.records import MonitorPoint
 
 SMOOSEG = {"steps": 5, "checkpoint_every": 2, "batch_size": 2, "dim": 4}
 

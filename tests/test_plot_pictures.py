@@ -18,7 +18,7 @@ from uss_bench.errors import DataError, UsageError
 from uss_bench.panels import IGNORED_COLOUR
 from uss_bench.plots import embedding, grids
 from uss_bench.plots.trained import restore
-from uss_bench.records import read_record
+from uss_bench.record_files import read_record
 from uss_bench.scoring import count
 
 SIDE = 32

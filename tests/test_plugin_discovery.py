@@ -16,7 +16,7 @@ from plugin_folders import install, write_plugin
 from running import PLUGINS, SMALL, python
 
 from uss_bench.errors import UsageError
-from uss_bench.records import read_record
+from uss_bench.record_files import read_record
 from uss_bench.registry import ENVIRONMENT_VARIABLE, Registry
 
 DISTRIBUTION = PLUGINS / "distribution"

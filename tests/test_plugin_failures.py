@@ -6,7 +6,7 @@ import pytest
 from running import PLUGINS, SMALL
 
 from uss_bench.errors import ContractError, Diverged
-from uss_bench.records import read_record
+from uss_bench.record_files import read_record
 
 FAULTS = {
     "train raises": "failed in training: RuntimeError: the dog ate the gradients",

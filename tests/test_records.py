@@ -16,9 +16,17 @@ from uss_bench import provenance
 from uss_bench.errors import DataError
 from uss_bench.protocol import get_protocol
 from uss_bench.provenance import code_hash
+from uss_bench.record_files import (
+    Arrays,
+    find_record,
+    read_arrays,
+    read_record,
+    read_state,
+    record_path,
+    write_record,
+)
 from uss_bench.records import (
     SCHEMA,
-    Arrays,
     BackboneId,
     Candidate,
     Cell,
@@ -29,12 +37,6 @@ from uss_bench.records import (
     Phase,
     RunRecord,
     ScoreRow,
-    find_record,
-    read_arrays,
-    read_record,
-    read_state,
-    record_path,
-    write_record,
 )
 
 CELL = Cell(

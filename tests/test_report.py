@@ -15,7 +15,7 @@ from plot_records import a_cell, put, some_counts
 from uss_bench.collection import Entry, gather
 from uss_bench.errors import DataError, UsageError
 from uss_bench.protocol import get_protocol
-from uss_bench.records import read_record
+from uss_bench.record_files import read_record
 from uss_bench.report import tables
 from uss_bench.report.content import document
 from uss_bench.report.document import Code, Document, Section, Table, Text

@@ -14,7 +14,7 @@ from plugin_folders import write_plugin
 from running import PLUGINS, SMALL
 
 from uss_bench.errors import DataError, UsageError
-from uss_bench.records import read_record
+from uss_bench.record_files import read_record
 from uss_bench.registry import Registry
 from uss_bench.studies import find_study, known_studies, read_study
 

@@ -24,7 +24,7 @@ from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items, working_size
 from uss_bench.prediction import Predictor
 from uss_bench.protocol import Protocol, get_protocol
-from uss_bench.records import pile, read_arrays, read_record
+from uss_bench.record_files import pile, read_arrays, read_record
 from uss_bench.registry import Registry
 from uss_bench.upsampling import bilinear_rows, native_logits, pixel_logits
 

@@ -15,16 +15,8 @@ import msgspec
 import numpy as np
 
 from uss_bench.errors import DataError, UsageError, did_you_mean
-from uss_bench.records import (
-    Arrays,
-    Cell,
-    Checkpoint,
-    Refinement,
-    RunRecord,
-    read_arrays,
-    read_record,
-    record_files,
-)
+from uss_bench.record_files import Arrays, read_arrays, read_record, record_files
+from uss_bench.records import Cell, Checkpoint, Refinement, RunRecord
 
 
 @dataclass(frozen=True)

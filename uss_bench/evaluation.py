@@ -24,7 +24,7 @@ from uss_bench.errors import ContractError, DataError, blame
 from uss_bench.geometry import Items, resize, scored_label
 from uss_bench.inputs import assemble
 from uss_bench.protocol import Protocol
-from uss_bench.records import pile
+from uss_bench.record_files import pile
 from uss_bench.scoring import count
 from uss_bench.upsampling import Predicts, native_logits, pixel_logits
 
@@ -40,7 +40,7 @@ class Evaluation:
     """int64 (N, K, C); (N, K, 0) without labels."""
     crf: np.ndarray
     raw_maps: np.ndarray
-    """uint8 or uint16 (M, H, W) of the kept images; as `uss_bench.records.pile` has it if sizes differ."""
+    """uint8 or uint16 (M, H, W) of the kept images; see `record_files.pile` for those of several sizes."""
     crf_maps: np.ndarray
 
 

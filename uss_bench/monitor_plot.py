@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from uss_bench.plots import style
-from uss_bench.records import RunRecord, read_record
+from uss_bench.record_files import read_record
+from uss_bench.records import RunRecord
 
 SUFFIX = ".monitor.png"
 _ACROSS = 3

@@ -10,7 +10,8 @@ import numpy as np
 
 from uss_bench.contracts import Images, Labels
 from uss_bench.geometry import Items, scored_label
-from uss_bench.records import Arrays, Checkpoint, Refinement, RunRecord, read_arrays, read_record
+from uss_bench.record_files import Arrays, read_arrays, read_record
+from uss_bench.records import Checkpoint, Refinement, RunRecord
 from uss_bench.scoring import UNMATCHED, match, score_under
 
 COLUMNS = 8

@@ -26,9 +26,9 @@ from uss_bench.geometry import Items
 from uss_bench.monitoring import collapse_warning, monitor, sample_batches
 from uss_bench.protocol import Protocol
 from uss_bench.provenance import environment
+from uss_bench.record_files import Arrays, record_path, write_record
 from uss_bench.records import (
     SCHEMA,
-    Arrays,
     Candidate,
     Checkpoint,
     CheckpointResult,
@@ -37,8 +37,6 @@ from uss_bench.records import (
     Refinement,
     RunRecord,
     ScoreRow,
-    record_path,
-    write_record,
 )
 from uss_bench.scoring import Scores, score_under
 from uss_bench.setup import Setup

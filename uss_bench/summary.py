@@ -11,7 +11,8 @@ from tabulate import tabulate
 
 from uss_bench import progress
 from uss_bench.monitoring import collapse_warning
-from uss_bench.records import Cell, CheckpointResult, RunRecord, ScoreRow, record_path
+from uss_bench.record_files import record_path
+from uss_bench.records import Cell, CheckpointResult, RunRecord, ScoreRow
 from uss_bench.setup import Setup
 
 _SHOWN_CLASSES = 3

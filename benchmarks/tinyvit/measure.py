@@ -2,17 +2,15 @@
 
     python benchmarks/tinyvit/measure.py trained-0.safetensors trained-1.safetensors trained-2.safetensors
 
-Every file is one training of `pretrain.py`. As many networks are drawn at random, and `dino` (frozen
-features, cosine k-means) runs on all of them under the default protocol, on test scenes that no training
-has seen.
+Every file is one training of `pretrain.py`; as many networks are drawn at random. `dino` (frozen features,
+cosine k-means on the train split) labels the test split, which no training has seen, with three seeds each.
+Scores are raw, unflipped and at patch resolution, as the candidates of a run are: no CRF.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,7 +19,16 @@ from safetensors.torch import save_file
 from tabulate import tabulate
 
 from uss_bench.backbones.tinyvit.tinyvit import build
-from uss_bench.collection import read_entries
+from uss_bench.context import Clock, RunContext
+from uss_bench.crf import CrfPool
+from uss_bench.features import FeatureStore
+from uss_bench.geometry import Items
+from uss_bench.registry import Registry
+from uss_bench.runner import make_evaluator, seed_everything
+from uss_bench.scoring import score_under
+from uss_bench.setup import Request, resolve
+
+SEEDS = range(3)
 
 
 def main() -> None:
@@ -45,32 +52,48 @@ def random_network(seed: int, folder: Path) -> Path:
     return path
 
 
-def score(name: str, weights: Path, dataset: str, out: Path) -> list[float]:
-    """Return Acc and mIoU in percent, raw and with CRF."""
-    command = ["run", "--method", "dino", "--dataset", dataset, "--backbone", "tinyvit"]
-    command += ["--weights", str(weights), "--backbone-name", name, "--out", str(out / name)]
-    program = [sys.executable, "-c", "from uss_bench.cli import main; main()"]
-    subprocess.run([*program, *command], check=True, stdout=subprocess.DEVNULL)
-    [record] = [entry.record for entry in read_entries([out / name / dataset])[0]]
-    assert record.last is not None
-    assert record.last.crf is not None
-    rows = (record.last.raw, record.last.crf)
-    return [value or 0.0 for row in rows for value in (row.accuracy, row.miou)]
+def score(name: str, weights: Path, dataset: str, scratch: Path) -> tuple[float, float]:
+    """Return Acc and mIoU in percent, means over the seeds of k-means."""
+    request = Request(method="dino", dataset=dataset, backbone="tinyvit", weights=weights, backbone_name=name)
+    setup = resolve(request, Registry())
+    device = torch.device("cpu")
+    positions = setup.protocol.positions
+    store = FeatureStore(scratch / "features", setup.backbone, positions=positions, device=device)
+    items = Items.for_training(setup.train_images, setup.protocol, dataset_five_crop=False, patch=8)
+    with CrfPool(setup.protocol.crf, workers=1) as pool:
+        evaluator = make_evaluator(setup, store, pool, Clock())
+        methods = []
+        for seed in SEEDS:
+            seed_everything(seed)
+            method = setup.make_method()
+            context = RunContext(
+                method=method,
+                items=items,
+                store=store,
+                seed=seed,
+                scratch=scratch,
+                code=setup.code,
+                clock=Clock(),
+            )
+            method.train(setup.train_images, context)
+            methods.append(method)
+        found = [score_under(counts, setup.protocol) for counts in evaluator.patch_counts(methods)]
+    return (
+        100 * statistics.fmean(one.accuracy for one in found),
+        100 * statistics.fmean(one.miou for one in found),
+    )
 
 
-def table(scores: dict[str, list[float]]) -> str:
-    means = {
-        kind: [
-            statistics.fmean(column)
-            for column in zip(*(row for name, row in scores.items() if name.startswith(kind)), strict=True)
-        ]
-        for kind in ("trained", "random")
-    }
-    gain = [one - other for one, other in zip(means["trained"], means["random"], strict=True)]
+def table(scores: dict[str, tuple[float, float]]) -> str:
+    def mean(kind: str) -> list[float]:
+        rows = [row for name, row in scores.items() if name.startswith(kind)]
+        return [statistics.fmean(column) for column in zip(*rows, strict=True)]
+
+    trained, random = mean("trained"), mean("random")
     rows = [[name, *row] for name, row in scores.items()]
-    rows += [["mean trained", *means["trained"]], ["mean random", *means["random"]], ["gain", *gain]]
-    headers = ["weights", "Acc raw", "mIoU raw", "Acc CRF", "mIoU CRF"]
-    return tabulate(rows, headers=headers, floatfmt=".1f")
+    rows += [["mean trained", *trained], ["mean random", *random]]
+    rows += [["gain", *(one - other for one, other in zip(trained, random, strict=True))]]
+    return tabulate(rows, headers=["weights", "Acc", "mIoU"], floatfmt=".1f")
 
 
 if __name__ == "__main__":

@@ -11,15 +11,8 @@ from uss_bench.audit.findings import Finding, note, wrong
 from uss_bench.collection import Entry
 from uss_bench.errors import DataError
 from uss_bench.protocol import get_protocol, protocol_names
-from uss_bench.records import (
-    Arrays,
-    Checkpoint,
-    CheckpointResult,
-    Refinement,
-    RunRecord,
-    ScoreRow,
-    read_state,
-)
+from uss_bench.record_files import Arrays, read_state
+from uss_bench.records import Checkpoint, CheckpointResult, Refinement, RunRecord, ScoreRow
 
 AGAIN = "make it again: uss-bench run … --force"
 

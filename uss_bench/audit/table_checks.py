@@ -12,7 +12,7 @@ from uss_bench.audit.findings import Finding, note, wrong
 from uss_bench.audit.record_checks import AGAIN, EXTERNAL, check_record
 from uss_bench.collection import Entry
 from uss_bench.errors import DataError
-from uss_bench.records import read_record, record_files
+from uss_bench.record_files import read_record, record_files
 
 
 def audit_records(folders: Sequence[Path], code: Mapping[str, str]) -> tuple[int, list[Finding]]:

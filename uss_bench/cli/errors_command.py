@@ -101,7 +101,7 @@ def _settings(
 ) -> list[Setting]:
     from uss_bench.collection import Entry, choose, gather, read_entries
     from uss_bench.errors import DataError
-    from uss_bench.records import find_record, read_record
+    from uss_bench.record_files import find_record, read_record
 
     if dataset is not None:
         entries, _ = read_entries(folders)

@@ -50,9 +50,9 @@ def command(
     from uss_bench.panels import save_panel
     from uss_bench.protocol import get_protocol
     from uss_bench.provenance import environment
+    from uss_bench.record_files import Arrays, pile, write_record
     from uss_bench.records import (
         SCHEMA,
-        Arrays,
         BackboneId,
         Cell,
         CheckpointResult,
@@ -60,8 +60,6 @@ def command(
         DatasetId,
         MethodId,
         RunRecord,
-        pile,
-        write_record,
     )
     from uss_bench.runner import score_row
     from uss_bench.scoring import score_under

@@ -195,7 +195,7 @@ def execute(jobs: Sequence[Job], asked: Experiment) -> list[Outcome | Exception]
     from uss_bench.monitor_plot import save_monitor
     from uss_bench.panels import save_panel
     from uss_bench.paths import cache_root
-    from uss_bench.records import read_record, record_path
+    from uss_bench.record_files import read_record, record_path
     from uss_bench.runner import Outcome, run_cell
 
     shared = jobs[0].setup

@@ -77,7 +77,7 @@ def command(
     from uss_bench.paths import atomic_write
     from uss_bench.prediction import Predictor
     from uss_bench.provenance import code_hash
-    from uss_bench.records import find_record, read_arrays, read_record, read_state
+    from uss_bench.record_files import find_record, read_arrays, read_record, read_state
     from uss_bench.scoring import UNMATCHED
     from uss_bench.setup import load_backbone, load_dataset
 

@@ -101,7 +101,7 @@ def command(
         train_labels,
     )
     from uss_bench.provenance import environment
-    from uss_bench.records import find_record, read_record, read_state
+    from uss_bench.record_files import find_record, read_record, read_state
     from uss_bench.setup import Request, resolve
 
     settings = ProbeSettings(steps=steps, batch_size=batch_size, lr=lr, seed=seed)

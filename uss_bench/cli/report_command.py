@@ -42,7 +42,7 @@ def command(registry: Registry, records: tuple[str, ...], folders: tuple[Path, .
     takes to repeat the runs: protocol, parameters, environment, digests and commands. Records of the same
     setting are seeds of one experiment; different datasets or protocols get tables of their own.
     """
-    from uss_bench.records import find_record
+    from uss_bench.record_files import find_record
     from uss_bench.report.writing import check_target, write_report
 
     check_target(out)

@@ -31,7 +31,7 @@ def command(registry: Registry, method: str, asked: Experiment) -> None:
     registry.method(method), registry.dataset(asked.request["dataset"])
 
     from uss_bench import summary
-    from uss_bench.records import record_path
+    from uss_bench.record_files import record_path
     from uss_bench.runner import Outcome
     from uss_bench.setup import Request, resolve
 

@@ -26,7 +26,7 @@ def command(registry: Registry, record: str | None, out: Path) -> None:
     """
     from uss_bench import summary
     from uss_bench.errors import DataError
-    from uss_bench.records import find_record, read_record, record_files
+    from uss_bench.record_files import find_record, read_record, record_files
 
     if record is not None:
         path = find_record(record, [out])

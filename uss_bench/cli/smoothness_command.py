@@ -119,7 +119,7 @@ def _degree(
     import torch
     from safetensors.torch import load
 
-    from uss_bench.records import read_record, read_state, record_path
+    from uss_bench.record_files import read_record, read_state, record_path
     from uss_bench.smoothness import smoothness_degree
 
     path = record_path(out, setup.cell(seed))

@@ -35,7 +35,7 @@ def command(registry: Registry, study: str, asked: Experiment) -> None:
     found.check(registry)
 
     from uss_bench import progress, study_report, summary
-    from uss_bench.records import record_path
+    from uss_bench.record_files import record_path
     from uss_bench.runner import Outcome
     from uss_bench.setup import Request, resolve
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import re
-import typing
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from uss_bench.contracts import Batch, Method, predict
 from uss_bench.errors import UsageError, UssBenchError
 from uss_bench.kit.ladder import Rung, Verdict, failed, note, ok, skipped
+from uss_bench.kit.prediction_rungs import (
+    devices_agree,
+    finite,
+    logits_of,
+    odd_sizes,
+    pointwise,
+    repeatable,
+    saved_state,
+    shapes,
+    shown,
+    single_images,
+)
 from uss_bench.kit.scenes import CLASSES
 from uss_bench.kit.signatures import check_signature
-from uss_bench.kit.trial import CPU, Trial
+from uss_bench.kit.trial import Trial
 from uss_bench.params import check_options
 
 _CALLS = ("train", "embed", "classify", "state_dict", "load_state_dict")
 _INPUT = re.compile(r"image|aux:[^:]+|tokens|cls|cls_attention|attention|(keys|queries|values)@[1-9]\d*")
-_SAME = 1e-4
-"""Relative difference up to which two logits are the same: float32 sums in another order."""
-_DEVICES_AGREE = 0.98
-"""Share of pixels that must get the same cluster on two devices, whose kernels round differently."""
-_ODD_SIZES = ((7, 13), (1, 5))
 
 
 def inputs_known(trial: Trial) -> Verdict:
@@ -91,95 +94,16 @@ def checkpoints(trial: Trial) -> Verdict:
     return ok(f"it offered {trial.trained.offers}")
 
 
-def shapes(trial: Trial) -> Verdict:
-    """A code is (B, d, h, w), logits are (B, K, H, W) of any code size, both floating point."""
-    method, batch = trial.trained.method, trial.batch()
-    size = len(next(iter(batch.values())))
-    with torch.no_grad():
-        code = method.embed(batch)
-        if not _is_map(code) or len(code) != size:
-            return failed(f"embed gave {_shown(code)} for {size} images", "A code is float (B, d, h, w).")
-        for height, width in (code.shape[2:], *_ODD_SIZES):
-            part = code[:, :, :1, :1].expand(-1, -1, height, width).contiguous()
-            logits = method.classify(part)
-            if not _is_map(logits) or (len(logits), *logits.shape[2:]) != (size, height, width):
-                text = f"classify gave {_shown(logits)} for a code of {height}×{width}"
-                return failed(
-                    text, "Logits are float (B, K, H, W), with the code's H and W, whatever they are."
-                )
-    return ok(f"{size} images: code {_sizes(code)}, logits {_sizes(method.classify(code))}")
-
-
-def finite(trial: Trial) -> Verdict:
-    logits = _logits(trial.trained.method, trial.batch())
-    bad = int((~torch.isfinite(logits)).sum())
-    if bad:
-        text = f"{bad} of {logits.numel()} logits are NaN or infinite"
-        return failed(text, "Look for logarithms of 0, divisions by 0, and a loss that diverged.")
-    return ok(f"all {logits.numel():,} logits are finite")
-
-
 def respects_clusters(trial: Trial) -> Verdict:
     if "clusters" not in trial.known:
         return skipped("the method has no parameter 'clusters'")
     for clusters in (len(CLASSES), 2 * len(CLASSES) + 1):
         trained = trial.train(trial.setup(clusters=clusters))
-        found = _logits(trained.method, trial.batch()).shape[1]
+        found = logits_of(trained.method, trial.batch()).shape[1]
         if found != clusters:
             text = f"clusters={clusters} gave logits of {found} clusters"
             return failed(text, "K is the second axis of the logits, also of clusters that stay empty.")
     return ok(f"logits have as many clusters as was asked for ({len(CLASSES)}, {2 * len(CLASSES) + 1})")
-
-
-def pointwise(trial: Trial) -> Verdict:
-    """The evaluator classifies bands of rows, so that a band must not know what lies beside it."""
-    method = trial.trained.method
-    with torch.no_grad():
-        code = torch.nn.functional.interpolate(method.embed(trial.batch()), (9, 11), mode="bilinear")
-        whole = method.classify(code)
-        tile = method.classify(code[:, :, 3:7, 2:9].contiguous())
-    if not _same(whole[:, :, 3:7, 2:9], tile):
-        text = (
-            f"a tile of a code gets other logits than the whole ({_difference(whole[:, :, 3:7, 2:9], tile)})"
-        )
-        return failed(text, "What looks at neighbours belongs into embed; classify sees one place at a time.")
-    return ok("a tile of a code gets the logits that it has in the whole")
-
-
-def single_images(trial: Trial) -> Verdict:
-    """One image at a time predicts what a batch predicts."""
-    method, batch = trial.trained.method, trial.batch()
-    together = _logits(method, batch)
-    for index in range(len(together)):
-        alone = _logits(method, {name: value[index : index + 1] for name, value in batch.items()})
-        if not _same(together[index : index + 1], alone):
-            text = (
-                f"image {index} alone gets other logits ({_difference(together[index : index + 1], alone)})"
-            )
-            return failed(text, "Batch statistics must be frozen after training: net.eval().")
-    return ok("an image gets the same logits alone and in a batch")
-
-
-def repeatable(trial: Trial) -> Verdict:
-    first, second = (_logits(trial.trained.method, trial.batch()) for _ in range(2))
-    if not torch.equal(first, second):
-        text = f"the same batch twice gets other logits ({_difference(first, second)})"
-        return failed(
-            text, "Dropout must be off after train(): net.eval(). Draw nothing in embed or classify."
-        )
-    return ok("the same batch twice gets the same logits: dropout is off")
-
-
-def saved_state(trial: Trial) -> Verdict:
-    """A fresh instance that loads the saved state predicts what the trained one does."""
-    before = _logits(trial.trained.method, trial.batch())
-    after = _logits(trial.restore(trial.trained), trial.batch())
-    if before.shape != after.shape or not torch.equal(before, after):
-        text = f"loaded from a file it predicts something else ({_difference(before, after)})"
-        return failed(
-            text, "state_dict() must hold all that prediction needs, and load_state_dict() set it all."
-        )
-    return ok("written to safetensors and loaded, it predicts the same bytes")
 
 
 def same_seed(trial: Trial) -> Verdict:
@@ -203,9 +127,9 @@ def other_seed(trial: Trial) -> Verdict:
 def one_cluster(trial: Trial) -> Verdict:
     if "clusters" not in trial.known:
         return skipped("the method has no parameter 'clusters'")
-    logits = _logits(trial.train(trial.setup(clusters=1)).method, trial.batch())
+    logits = logits_of(trial.train(trial.setup(clusters=1)).method, trial.batch())
     if logits.shape[1] != 1 or not torch.isfinite(logits).all():
-        return failed(f"with clusters=1 the logits are {_shown(logits)}, or not finite", "K = 1 is allowed.")
+        return failed(f"with clusters=1 the logits are {shown(logits)}, or not finite", "K = 1 is allowed.")
     return ok("with K = 1 it trains and predicts")
 
 
@@ -218,38 +142,9 @@ def one_image(trial: Trial) -> Verdict:
         if cause is None or isinstance(cause, ValueError):
             return note(f"it cannot be trained on one image, and says why: {cause or error.what}")
         return failed(error.what, "Raise ValueError in plain words, or do without what one image lacks.")
-    if not torch.isfinite(_logits(trained.method, trial.batch())).all():
+    if not torch.isfinite(logits_of(trained.method, trial.batch())).all():
         return failed("trained on one image it predicts NaN", "Look for a deviation or a mean over nothing.")
     return ok("it can be trained on one image")
-
-
-def odd_sizes(trial: Trial) -> Verdict:
-    """Whole images, wide and tall, get label maps of their own size."""
-    images = trial.setup().test_images
-    clusters = trial.setup().params.get("clusters")
-    for index, (_, labels) in enumerate(trial.predictor(trial.trained.method).label_maps(images, None)):
-        size = images.image(index).shape[:2]
-        if labels.shape != size or (clusters and not 0 <= labels.min() <= labels.max() < clusters):
-            text = f"an image of {size[0]}×{size[1]} got a label map of {labels.shape}, {np.unique(labels)}"
-            return failed(text, "Read sizes from the tensors: h and w differ, and from image to image.")
-    height, width = images.image(0).shape[:2]
-    return ok(f"whole images that are not square ({height}×{width}) get label maps of their size")
-
-
-def devices_agree(trial: Trial) -> Verdict:
-    device = trial.accelerator
-    if device is None:
-        return skipped("there is no GPU here")
-    trial.train(device=device)
-    here = _logits(trial.trained.method, trial.batch()).argmax(dim=1)
-    there = _logits(trial.restore(trial.trained, device), trial.batch(device)).argmax(dim=1).to(CPU)
-    agreed = float((here == there).double().mean())
-    if agreed < _DEVICES_AGREE:
-        text = f"the same state gives {device.type} and CPU the same cluster for only {agreed:.1%} of places"
-        return failed(
-            text, "load_state_dict must leave everything on the device of the tensors that it gets."
-        )
-    return ok(f"it trains on {device.type}, and the same state predicts there what it does on the CPU")
 
 
 def whole_run(trial: Trial) -> Verdict:
@@ -262,34 +157,6 @@ def whole_run(trial: Trial) -> Verdict:
 def _clusters(trial: Trial) -> int | None:
     """Return the K that the labelled problem gives, to ask for it where there are no labels."""
     return trial.setup().params["clusters"] if "clusters" in trial.known else None
-
-
-@torch.no_grad()
-def _logits(method: Method, batch: Batch) -> Tensor:
-    return predict(method, batch)
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
-    scale = float(first.abs().max())
-    return first.shape == second.shape and torch.allclose(first, second, rtol=_SAME, atol=_SAME * scale)
-
-
-def _difference(first: Tensor, second: Tensor) -> str:
-    if first.shape != second.shape:
-        return f"{_sizes(first)} and {_sizes(second)}"
-    return f"up to {float((first - second).abs().max()):.2g} apart"
-
-
-def _is_map(value: object) -> typing.TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
-
-
-def _shown(value: object) -> str:
-    return f"{_sizes(value)} {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def _sizes(value: Tensor) -> str:
-    return "×".join(map(str, value.shape))
 
 
 METHOD_RUNGS: tuple[Rung[Trial], ...] = (

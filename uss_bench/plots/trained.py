@@ -14,7 +14,7 @@ from uss_bench import progress
 from uss_bench.collection import Entry
 from uss_bench.contracts import Method
 from uss_bench.errors import DataError, blame
-from uss_bench.records import read_state
+from uss_bench.record_files import read_state
 from uss_bench.registry import Registry
 from uss_bench.setup import Request, Setup, resolve
 

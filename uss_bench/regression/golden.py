@@ -21,7 +21,8 @@ from uss_bench.errors import DataError, UsageError
 from uss_bench.features import FeatureStore
 from uss_bench.paths import write_together
 from uss_bench.provenance import environment
-from uss_bench.records import Cell, Refinement, RunRecord, read_arrays
+from uss_bench.record_files import read_arrays
+from uss_bench.records import Cell, Refinement, RunRecord
 from uss_bench.registry import Registry
 from uss_bench.regression.plan import Plan, Planned, planned
 from uss_bench.runner import run_cell

@@ -9,7 +9,7 @@ from uss_bench.collection import Entry, Setting, TableKey, gather
 from uss_bench.errors import UsageError
 from uss_bench.plots import classes, confusion, curves
 from uss_bench.plots.selection import names
-from uss_bench.records import read_record
+from uss_bench.record_files import read_record
 from uss_bench.report import tables
 from uss_bench.report.document import Block, Code, Document, Picture, Section, Text
 

@@ -211,7 +211,7 @@ def _notes(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> list[str]:
     if too_few(a[0], "miou"):
         notes.append(
             f"Too few images: {len(a[0])}, and the rarest class lies in {rarest}; "
-            "intervals miss more often than they say."
+            "intervals may miss more often than they say."
         )
     absent = int((with_class == 0).sum())
     if absent:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uss_bench.collection import Entry, Setting, TableKey, choose, gather, read_entries
 from uss_bench.errors import DataError, UsageError
-from uss_bench.records import find_record, read_record
+from uss_bench.record_files import find_record, read_record
 
 _NO_BACKBONE = "none"
 _SHOWN = 12

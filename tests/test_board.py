@@ -1,0 +1,310 @@
+"""The data of a board: what shares a table, what a row says, how rows are ranked and marked."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from board_records import IMAGES, planted_counts, write_runs
+from PIL import Image
+
+from uss_bench.board import compute, pictures
+from uss_bench.board.model import SCORES, Board
+from uss_bench.claims import Claim
+from uss_bench.collection import gather, read_entries
+from uss_bench.protocol import get_protocol
+from uss_bench.statistics.comparing import rank_tiers
+from uss_bench.statistics.intervals import Interval, image_interval
+
+CRF_MIOU = ("crf", "miou")
+
+
+def boards_of(folder: Path, **options) -> list[Board]:
+    entries, broken = read_entries([folder])
+    assert broken == []
+    return compute.boards(gather(entries), **options)
+
+
+@pytest.fixture
+def no_statistics(monkeypatch):
+    """For tests of everything else: intervals of one point, and tiers by the mean count of hits."""
+    monkeypatch.setattr(compute, "image_interval", lambda counts, protocol, metric: Interval(1.0, 2.0))
+    monkeypatch.setattr(
+        compute, "rank_tiers", lambda settings, protocol, metric: list(range(1, len(settings) + 1))
+    )
+
+
+def row_of(board: Board, label: str):
+    return next(row for row in board.rows if row.label == label)
+
+
+# --- Tables --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_statistics")
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": "stego320@1[flip=false]"},
+        {"fingerprint": "f1"},
+        {"limit": 5},
+        {"dataset": "city"},
+        {"backbone": "resnet"},
+        {"sha256": "bb"},
+    ],
+)
+def test_results_under_different_data_protocols_or_backbones_never_share_a_table(tmp_path, other):
+    write_runs(tmp_path, "alpha", seeds=(0,))
+    write_runs(tmp_path, "beta", seeds=(0,), **other)
+    first, second = boards_of(tmp_path)
+    assert {len(first.rows), len(second.rows)} == {1}
+    assert first.slug != second.slug
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_floors_stand_last_in_the_table_of_every_backbone_of_their_data_and_protocol(tmp_path):
+    write_runs(tmp_path, "constant", 0.99, backbone="none", sha256="", seeds=(0,))
+    write_runs(tmp_path, "alpha", 0.5, seeds=(0,))
+    write_runs(tmp_path, "beta", 0.6, seeds=(0,), backbone="resnet")
+    write_runs(tmp_path, "gamma", 0.6, seeds=(0,), dataset="city")
+    found = {
+        (board.key.dataset, board.backbone): [(row.label, row.floor) for row in board.rows]
+        for board in boards_of(tmp_path)
+    }
+    assert found == {
+        ("city", "vit"): [("gamma", False)],
+        ("town", "resnet"): [("beta", False), ("constant", True)],
+        ("town", "vit"): [("alpha", False), ("constant", True)],
+    }
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_floors_alone_have_a_table_of_their_own(tmp_path):
+    write_runs(tmp_path, "random", 0.1, backbone="none", sha256="", seeds=(0,))
+    (board,) = boards_of(tmp_path)
+    assert (board.backbone, [row.label for row in board.rows]) == ("none", ["random"])
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_label_maps_made_elsewhere_have_raw_scores_only(tmp_path):
+    write_runs(tmp_path, "theirs", seeds=(0,), crf=False)
+    write_runs(tmp_path, "alpha", seeds=(0,))
+    (board,) = boards_of(tmp_path)
+    assert board.primary == CRF_MIOU
+    assert set(row_of(board, "theirs").measures) == {("raw", "accuracy"), ("raw", "miou")}
+    assert [row.label for row in board.rows] == ["alpha", "theirs"]
+    only = compute.boards(gather(entry for entry in read_entries([tmp_path])[0] if not entry.record.last.crf))
+    assert only[0].primary == ("raw", "miou")
+
+
+# --- Rows ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_a_row_sums_up_its_seeds(tmp_path):
+    paths = write_runs(tmp_path, "alpha", 0.5, selected_skill=0.7, labels_used=[], notes=["a note"])
+    (board,) = boards_of(tmp_path)
+    (row,) = board.rows
+    for refinement, metric in SCORES:
+        values = [run.scores[refinement, metric] for run in row.runs]
+        measure = row.measures[refinement, metric]
+        assert measure.values == tuple(values)
+        assert measure.mean == pytest.approx(np.mean(values))
+        assert measure.sd == pytest.approx(np.std(values, ddof=1))
+        chosen = [run.selected[refinement, metric] for run in row.runs]
+        assert row.gap[refinement, metric] == pytest.approx(np.mean(chosen) - np.mean(values))
+    assert row.gap[CRF_MIOU] > 10
+    assert [run.path for run in row.runs] == sorted(paths)
+    assert [run.seed for run in row.runs] == [0, 1, 2]
+    assert row.train_seconds == 11.0
+    assert row.peak_bytes == 3 * 2**30
+    assert row.clusters_used == (3, 3)
+    assert board.images == IMAGES
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_one_seed_has_no_deviation_and_one_checkpoint_no_gap(tmp_path):
+    write_runs(tmp_path, "alpha", seeds=(4,))
+    (row,) = boards_of(tmp_path)[0].rows
+    assert row.measures[CRF_MIOU].sd is None
+    assert row.gap == {}
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_iou_per_class_is_the_mean_over_the_seeds_that_have_one(tmp_path):
+    paths = write_runs(tmp_path, "alpha", seeds=(0, 1))
+    (row,) = boards_of(tmp_path)[0].rows
+    entries, _ = read_entries([tmp_path])
+    assert len(entries) == len(paths)
+    for index, value in enumerate(row.iou["crf"]):
+        assert value == pytest.approx(statistics.fmean(e.record.last.crf.iou[index] for e in entries))
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_a_record_of_other_code_than_the_present_is_stale(tmp_path):
+    write_runs(tmp_path, "alpha", seeds=(0,), code="0123456789ab")
+    write_runs(tmp_path, "beta", seeds=(0,), code="0123456789ab")
+    (board,) = boards_of(tmp_path, codes={"alpha": "ffffffffffff"})
+    assert row_of(board, "alpha").stale
+    assert not row_of(board, "beta").stale  # its code is not at hand
+
+
+# --- Statistics ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def contest(tmp_path_factory) -> Board:
+    """Two that cannot be told apart, one that is clearly worse, and one that used labels."""
+    folder = tmp_path_factory.mktemp("contest")
+    write_runs(folder, "alpha", 0.60, seeds=(0, 1))
+    write_runs(folder, "twin", 0.601, seeds=(3, 4))
+    write_runs(folder, "worse", 0.30, seeds=(0, 1))
+    write_runs(folder, "cheat", 0.90, seeds=(0, 1), labels_used=["tuning"])
+    (board,) = boards_of(folder)
+    return board
+
+
+def test_intervals_and_tiers_are_those_of_the_statistics(contest):
+    protocol = get_protocol("stego320@1")
+    counts = {
+        label: [planted_counts(skill, 7 * seed) for seed in seeds]
+        for label, skill, seeds in (("alpha", 0.6, (0, 1)), ("twin", 0.601, (3, 4)), ("worse", 0.3, (0, 1)))
+    }
+    interval = image_interval(counts["alpha"], protocol, "miou")
+    measure = row_of(contest, "alpha").measures[CRF_MIOU]
+    assert (measure.low, measure.high, measure.note) == (interval.low, interval.high, interval.note)
+    assert measure.low < measure.high
+    tiers = rank_tiers(list(counts.values()), protocol, "miou")
+    assert [row_of(contest, label).measures[CRF_MIOU].tier for label in counts] == tiers
+
+
+def test_what_cannot_be_told_from_the_best_is_tied_with_it(contest):
+    alpha, twin, worse = (row_of(contest, name).measures[CRF_MIOU] for name in ("alpha", "twin", "worse"))
+    assert alpha.tier == twin.tier == 1
+    assert {alpha.place, twin.place} == {1, 2}
+    assert worse.tier == 2
+    assert worse.place == 3
+    assert {row.label for row in contest.leaders} == {"alpha", "twin"}
+
+
+def test_a_row_that_used_labels_is_shown_and_not_ranked(contest):
+    cheat = row_of(contest, "cheat")
+    assert cheat.labels_used == ("tuning",)
+    assert contest.rows[0] == cheat
+    assert all((one.tier, one.place) == (None, None) for one in cheat.measures.values())
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_a_single_row_has_no_rank(tmp_path):
+    write_runs(tmp_path, "alpha", seeds=(0,))
+    (row,) = boards_of(tmp_path)[0].rows
+    assert row.measures[CRF_MIOU].tier is None
+
+
+# --- Sensitivity ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_a_curve_joins_settings_that_differ_in_one_number_only(tmp_path):
+    base = {"tau": 0.1, "dim": 64, "wide": True}
+    for change in ({}, {"tau": 0.05}, {"tau": 0.2}, {"dim": 32}, {"wide": False}, {"tau": 0.4, "dim": 8}):
+        write_runs(tmp_path, "alpha", params=base | change, seeds=(0,))
+    write_runs(tmp_path, "alpha", params=base | {"tau": 9.0}, seeds=(0,), code="ba9876543210")
+    (board,) = boards_of(tmp_path)
+    found = {(one.parameter, one.values) for one in board.curves}
+    assert found == {("tau", (0.05, 0.1, 0.2)), ("dim", (32.0, 64.0))}
+    for one in board.curves:
+        assert [row.params[one.parameter] for row in one.rows] == list(one.values)
+
+
+# --- Claims --------------------------------------------------------------------------------------
+
+
+def a_claim(**fields) -> Claim:
+    given = {
+        "paper": "paper",
+        "table": "Table 1",
+        "label": "Alpha",
+        "method": "alpha",
+        "source": "own",
+        "dataset": "town",
+        "split": "test",
+        "backbone": "vit",
+        "crf": True,
+        "checkpoint": "last",
+        "protocol": "stego320@1",
+        "accuracy": 99.0,
+        "miou": 99.0,
+    }
+    return Claim(**(given | fields))
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_the_most_comparable_claim_comes_first_with_its_status(tmp_path):
+    write_runs(tmp_path, "alpha", 0.5)
+    far = a_claim(backbone="resnet", split="val", table="Table 2")
+    near = a_claim(backbone="resnet", table="Table 3")
+    same = a_claim()
+    (board,) = boards_of(tmp_path, claims=[far, near, same])
+    (row,) = board.rows
+    assert [one.source for one in row.published] == ["paper, Table 1", "paper, Table 3", "paper, Table 2"]
+    first, second, third = row.published
+    assert first.status == {"accuracy": "lower", "miou": "lower"}
+    assert first.printed == {"accuracy": "99.0", "miou": "99.0"}
+    assert [one.comparable for one in row.published] == [True, False, False]
+    assert set(second.status.values()) == set(third.status.values()) == {"protocol differs"}
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_claims_about_other_methods_are_not_a_rows(tmp_path):
+    write_runs(tmp_path, "alpha", 0.5)
+    (board,) = boards_of(tmp_path, claims=[a_claim(method="beta"), a_claim(dataset="city")])
+    assert board.rows[0].published == ()
+
+
+# --- Pictures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colours", [2, 3, 5, 16, 17, 200])
+@pytest.mark.parametrize("width", [1, 7, 96])
+def test_a_palette_png_is_the_map_in_its_colours(colours, width):
+    rng = np.random.default_rng(colours)
+    indices = rng.integers(0, colours, (9, width)).astype(np.uint8)
+    palette = rng.integers(0, 256, (colours, 3)).astype(np.uint8)
+    read = np.asarray(Image.open(io.BytesIO(pictures.palette_png(indices, palette))).convert("RGB"))
+    np.testing.assert_array_equal(read, palette[indices])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (40, 30), (200, 200)])
+def test_a_true_colour_png_is_the_image_also_beyond_one_stored_block(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    read = np.asarray(Image.open(io.BytesIO(pictures.true_colour_png(image))))
+    np.testing.assert_array_equal(read, image)
+
+
+def test_shrinking_is_the_mean_over_blocks():
+    image = np.random.default_rng(0).integers(0, 256, (201, 300, 3), dtype=np.uint8)
+    expected = image[:200, :300].astype(float).reshape(100, 2, 150, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_array_equal(pictures.shrink(image), np.floor(expected + 0.5).astype(np.uint8))
+
+
+@pytest.mark.usefixtures("no_statistics")
+@pytest.mark.parametrize("dataset", ["town", "toy3"])
+def test_no_picture_is_drawn_of_photographs_or_of_another_world(tmp_path, registry, dataset):
+    write_runs(tmp_path, "alpha", seeds=(0,), dataset=dataset)  # the fingerprint is not toy3's
+    (board,) = boards_of(tmp_path)
+    assert pictures.with_pictures(board, registry).strips == ()
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_the_pictures_of_a_toy_run_are_its_images_and_maps(run, registry):
+    outcome = run("constant", "toy3", limit=6)
+    (board,) = boards_of(run.results)
+    strips = pictures.with_pictures(board, registry).strips
+    assert [strip.title for strip in strips] == ["image", "ground truth", "constant, seed 0, CRF"]
+    prediction = np.asarray(Image.open(io.BytesIO(strips[2].pictures[0].png)).convert("RGB"))
+    matched = outcome.record.last.crf.class_of_cluster[0]
+    assert (prediction == outcome.record.classes[matched].colour).all()
