@@ -57,7 +57,7 @@ def wheel(session: nox.Session) -> None:
     (source,) = (work / "dist").glob("*.tar.gz")
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for needed in ("methods/smooseg/spec.toml", "datasets/toy3/spec.toml", "README.md", "LICENSE"):
+    for needed in _SHIPPED:
         if needed not in names:
             session.error(f"the sdist lacks {needed}")
     for kind, target in (("wheel", built), ("sdist", source)):
@@ -93,6 +93,18 @@ def wheel(session: nox.Session) -> None:
             session.run(*command, *job)
 
 
+_SHIPPED = (
+    "LICENSE",
+    "README.md",
+    "datasets/toy3/spec.toml",
+    "leaderboards/claims/ds2dl.toml",
+    "leaderboards/protocols/stego.toml",
+    "methods/smooseg/spec.toml",
+    "methods/smooseg/studies/table4.toml",
+    "uss_bench/backbones/tinyvit/tinyvit.safetensors",
+    "uss_bench/board/assets/board.js",
+)
+
 _WHERE_FROM = """
 import importlib.util, pathlib, sys
 environment = pathlib.Path(sys.argv[1])
@@ -110,10 +122,37 @@ def crf(session: nox.Session) -> None:
 
 
 @nox.session
+def numbers(session: nox.Session) -> None:
+    """Check that no number moved: records, boards, claims, and the golden runs."""
+    command = [PYTHON, "-c", "from uss_bench.cli import main; main()"]
+    session.run(*command, "audit", "records", "--records", "leaderboards/records")
+    session.run(
+        *command,
+        "board",
+        "build",
+        "--records",
+        "leaderboards/records",
+        "--out",
+        "leaderboards/boards",
+        "--check",
+    )
+    session.run(*command, "regress", "claims", "--records", "leaderboards/records")
+    session.run(*command, "regress", "golden")
+
+
+@nox.session
+def board(session: nox.Session) -> None:
+    """Open the board in a headless browser; needs Chromium (Debian: apt install chromium)."""
+    session.run(PYTHON, "-m", "pip", "install", "--quiet", "playwright>=1.40")
+    session.run(PYTHON, "-m", "pytest", "tests/test_board_browser.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run every benchmark at small size and print its table."""
     for script in sorted((ROOT / "benchmarks").glob("*.py")):
-        session.run(PYTHON, str(script), "--small", *session.posargs)
+        if "__main__" in script.read_text(encoding="utf-8"):  # the others are parts of these
+            session.run(PYTHON, str(script), "--small", *session.posargs)
 
 
 @nox.session

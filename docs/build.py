@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -23,16 +24,22 @@ def cli_reference() -> str:
         "# Command line\n\n"
         "Exit codes: 0 done, 1 a run failed, 2 wrong usage, 3 a number moved, 130 interrupted.\n"
     ]
-    top = click.Context(cli, info_name="uss-bench", terminal_width=_WIDTH, max_content_width=_WIDTH)
-    parts.append(f"```text\n{cli.get_help(top)}\n```\n")
-    for name in cli.list_commands(top):
-        command = cli.get_command(top, name)
-        assert command is not None
-        context = click.Context(
-            command, info_name=name, parent=top, terminal_width=_WIDTH, max_content_width=_WIDTH
-        )
-        parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    parts += _help_of(cli, "uss-bench", None, 1)
     return "\n".join(parts)
+
+
+def _help_of(command: click.Command, name: str, parent: click.Context | None, level: int) -> Iterator[str]:
+    """Yield the help of a command, and below it that of its commands; the whole line's needs no heading."""
+    context = click.Context(
+        command, info_name=name, parent=parent, terminal_width=_WIDTH, max_content_width=_WIDTH
+    )
+    heading = f"{'#' * level} {context.command_path.partition(' ')[2]}\n\n" if parent else ""
+    yield f"{heading}```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            assert found is not None
+            yield from _help_of(found, inner, context, level + 1)
 
 
 def broken_links() -> list[str]:

@@ -18,6 +18,7 @@ from uss_bench.collection import gather, read_entries
 from uss_bench.protocol import get_protocol
 from uss_bench.statistics.comparing import rank_tiers
 from uss_bench.statistics.intervals import Interval, image_interval
+from uss_bench.statistics.sampling import Sampling
 
 CRF_MIOU = ("crf", "miou")
 
@@ -31,10 +32,9 @@ def boards_of(folder: Path, **options) -> list[Board]:
 @pytest.fixture
 def no_statistics(monkeypatch):
     """For tests of everything else: intervals of one point, and tiers by the mean count of hits."""
-    monkeypatch.setattr(compute, "image_interval", lambda counts, protocol, metric: Interval(1.0, 2.0))
-    monkeypatch.setattr(
-        compute, "rank_tiers", lambda settings, protocol, metric: list(range(1, len(settings) + 1))
-    )
+    monkeypatch.setattr(compute, "_sampling", lambda setting, refinement: setting.counts(refinement))
+    monkeypatch.setattr(compute, "interval_of", lambda sampling, metric: Interval(1.0, 2.0))
+    monkeypatch.setattr(compute, "tiers_of", lambda settings, metric: list(range(1, len(settings) + 1)))
 
 
 def row_of(board: Board, label: str):
@@ -167,18 +167,35 @@ def contest(tmp_path_factory) -> Board:
     return board
 
 
-def test_intervals_and_tiers_are_those_of_the_statistics(contest):
+@pytest.mark.parametrize("metric", ["accuracy", "miou"])
+def test_intervals_and_tiers_are_those_of_the_statistics(contest, metric):
     protocol = get_protocol("stego320@1")
     counts = {
         label: [planted_counts(skill, 7 * seed) for seed in seeds]
         for label, skill, seeds in (("alpha", 0.6, (0, 1)), ("twin", 0.601, (3, 4)), ("worse", 0.3, (0, 1)))
     }
-    interval = image_interval(counts["alpha"], protocol, "miou")
-    measure = row_of(contest, "alpha").measures[CRF_MIOU]
+    interval = image_interval(counts["alpha"], protocol, metric)
+    measure = row_of(contest, "alpha").measures["crf", metric]
     assert (measure.low, measure.high, measure.note) == (interval.low, interval.high, interval.note)
     assert measure.low < measure.high
-    tiers = rank_tiers(list(counts.values()), protocol, "miou")
-    assert [row_of(contest, label).measures[CRF_MIOU].tier for label in counts] == tiers
+    tiers = rank_tiers(list(counts.values()), protocol, metric)
+    assert [row_of(contest, label).measures["crf", metric].tier for label in counts] == tiers
+
+
+def test_every_setting_is_resampled_once_before_and_once_after_the_crf(tmp_path, monkeypatch):
+    write_runs(tmp_path, "alpha", 0.6, seeds=(0,))
+    write_runs(tmp_path, "beta", 0.5, seeds=(0,))
+    write_runs(tmp_path, "alpha", 0.4, seeds=(0,), backbone="resnet")
+    write_runs(tmp_path, "constant", 0.2, seeds=(0,), backbone="none", sha256="")  # stands in both tables
+    made, of = [], Sampling.of
+
+    def counted(counts, protocol, resamples=1000, seed=0):
+        made.append(counts[0].sum())
+        return of(counts, protocol, 20, seed)
+
+    monkeypatch.setattr(Sampling, "of", counted)
+    assert [len(board.rows) for board in boards_of(tmp_path)] == [2, 3]
+    assert len(made) == len(set(made)) == 4 * 2
 
 
 def test_what_cannot_be_told_from_the_best_is_tied_with_it(contest):

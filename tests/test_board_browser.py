@@ -39,8 +39,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of three tables, opened from disk."""
     folder = tmp_path_factory.mktemp("board")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compute, "image_interval", lambda *_: Interval(12.0, 34.0))
-        patch.setattr(compute, "rank_tiers", lambda settings, *_: [1] * len(settings))
+        patch.setattr(compute, "_sampling", lambda *_: None)
+        patch.setattr(compute, "interval_of", lambda *_: Interval(12.0, 34.0))
+        patch.setattr(compute, "tiers_of", lambda settings, *_: [1] * len(settings))
         for tau in (0.05, 0.1, 0.2):
             write_runs(folder / "records", "alpha", 0.3 + tau, params={"tau": tau})
         write_runs(folder / "records", "beta", 0.6, notes=[HOSTILE], command=HOSTILE)

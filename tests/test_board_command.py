@@ -13,8 +13,9 @@ from uss_bench.statistics.intervals import Interval
 
 @pytest.fixture(autouse=True)
 def no_statistics(monkeypatch):
-    monkeypatch.setattr(compute, "image_interval", lambda *_: Interval(1.0, 2.0))
-    monkeypatch.setattr(compute, "rank_tiers", lambda settings, *_: [1] * len(settings))
+    monkeypatch.setattr(compute, "_sampling", lambda setting, refinement: setting.counts(refinement))
+    monkeypatch.setattr(compute, "interval_of", lambda *_: Interval(1.0, 2.0))
+    monkeypatch.setattr(compute, "tiers_of", lambda settings, *_: [1] * len(settings))
 
 
 @pytest.fixture

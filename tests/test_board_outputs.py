@@ -30,8 +30,9 @@ def folder(tmp_path_factory) -> Path:
 def boards(folder) -> list[Board]:
     """Two tables, of which one is hostile in every word that a record chooses."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compute, "image_interval", lambda *_: Interval(12.34, 56.78, "too few images"))
-        patch.setattr(compute, "rank_tiers", lambda settings, *_: [2, 1, 1, 3][: len(settings)])
+        patch.setattr(compute, "_sampling", lambda *_: None)
+        patch.setattr(compute, "interval_of", lambda *_: Interval(12.34, 56.78, "too few images"))
+        patch.setattr(compute, "tiers_of", lambda settings, *_: [2, 1, 1, 3][: len(settings)])
         for tau in (0.05, 0.1, 0.2):
             write_runs(folder, "alpha", 0.4 + tau, params={"tau": tau}, selected_skill=0.8)
         write_runs(folder, "constant", 0.2, backbone="none", sha256="")

@@ -18,8 +18,8 @@ from uss_bench.registry import Registry
 
 FACTS = Path(__file__).parents[2] / "shared" / "research" / "methods.md"
 SPEC, PLUGIN = Registry().dataset("cityscapes27")
-RGB = np.random.default_rng(0).integers(0, 256, (4, 8, 3), dtype=np.uint8)
-IDS = np.arange(32, dtype=np.uint8).reshape(4, 8)
+RGB = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+IDS = np.arange(32, dtype=np.uint8).reshape(4, 8).repeat(2, axis=0).repeat(2, axis=1)
 IDS[0, 0] = 33
 
 
@@ -140,7 +140,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="in colour"):
         data.verify()
     put(label_of(tmp_path), IDS[:, :6])
-    with pytest.raises(DataError, match=r"6×4 pixels, .* 8×4"):
+    with pytest.raises(DataError, match=r"6×8 pixels, .* 16×8"):
         data.verify()
     label_of(tmp_path).write_bytes(b"")
     with pytest.raises(DataError, match="empty"):

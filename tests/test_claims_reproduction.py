@@ -228,7 +228,7 @@ def a_setting(
             status="done",
             cell=seeded,
             protocol=get_protocol("stego320@1"),
-            classes=[ClassRow(name="road", colour=(1, 2, 3))],
+            classes=[ClassRow(name=name, colour=(1, 2, 3)) for name in ("road", "sky")],
             clusters=1,
             last=CheckpointResult(step=None, raw=row(miou - 1), crf=row(miou)),
             selected=CheckpointResult(step=400, raw=row(miou + 1), crf=row(miou + 2)),

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 from running import PLUGINS, SMALL
 
+from uss_bench.collection import TableKey
 from uss_bench.record_files import read_arrays, read_record
 from uss_bench.registry import Registry
+from uss_bench.setup import Request, resolve
 
 QUICK = ["--plugin", PLUGINS, "--quiet", "--workers", "1", "--protocol", SMALL]
 DINO = ["run", "--method", "dino", "--dataset", "tiny", "--set", "steps=3", *QUICK]
@@ -240,6 +242,8 @@ def test_label_maps_made_elsewhere_are_matched_and_scored(uss, tmp_path, exchang
     assert record.last.raw.accuracy == 100
     assert record.last.crf is None
     assert record.last.raw.class_of_cluster == ([1, 0] if exchange else [0, 1])
+    ours = resolve(Request(method="constant", dataset="tiny"), Registry([PLUGINS])).cell(0)
+    assert TableKey.of(record.cell) == TableKey.of(ours)
 
 
 def test_label_maps_that_are_missing_or_of_another_size_are_refused(uss, tmp_path):

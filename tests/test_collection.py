@@ -158,7 +158,19 @@ def test_what_fits_nothing_is_a_usage_error_with_the_nearest_name(tmp_path):
     with pytest.raises(UsageError, match="No record has the method 'alpa'") as caught:
         choose(settings, method="alpa")
     assert "Did you mean 'alpha'?" in str(caught.value)
+    assert "beside the rest" not in str(caught.value)
     with pytest.raises(UsageError, match=r"No record has the parameters tau=0\.3"):
         choose(settings, params={"tau": 0.3})
     with pytest.raises(UsageError, match="No record has the dataset 'town'"):
         choose([], dataset="town")
+
+
+def test_a_name_that_is_known_but_not_beside_the_rest_is_told_apart_from_an_unknown_one(tmp_path):
+    write_runs(tmp_path, "alpha", seeds=(0,))
+    write_runs(tmp_path, "beta", seeds=(0,), dataset="city")
+    settings = settings_of(tmp_path)
+    with pytest.raises(UsageError, match="'city' beside the rest that was asked") as caught:
+        choose(settings, method="alpha", dataset="city")
+    assert "Known: town." in str(caught.value)
+    with pytest.raises(UsageError, match=r"No record has the dataset 'cty'\.") as caught:
+        choose(settings, method="alpha", dataset="cty")

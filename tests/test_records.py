@@ -64,7 +64,7 @@ def a_record(cell: Cell = CELL, **fields) -> RunRecord:
     result = CheckpointResult(step=None, raw=ROW, crf=None)
     given = {
         "status": "done",
-        "classes": [ClassRow(name="sky", colour=(1, 2, 3))],
+        "classes": [ClassRow(name="sky", colour=(1, 2, 3)), ClassRow(name="sea", colour=(4, 5, 6))],
         "clusters": 2,
         "last": result,
         "selected": replace(result, step=400),

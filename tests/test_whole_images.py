@@ -16,6 +16,7 @@ from literal import CLASSES, CLUSTERS, PATCH, Live, Toy, literal_bilinear, liter
 from PIL import Image
 
 from uss_bench import upsampling
+from uss_bench.collection import TableKey
 from uss_bench.crf import CrfParams, refine
 from uss_bench.errors import DataError
 from uss_bench.evaluation import Evaluator
@@ -306,6 +307,7 @@ def test_run_show_predict_and_eval_of_images_of_several_sizes(command, tmp_path)
     assert said.code == 0, said.err
     (again,) = (tmp_path / "out").rglob("again-*.json")
     assert read_record(again).last.raw == record.last.crf
+    assert TableKey.of(read_record(again).cell) == TableKey.of(record.cell)
 
 
 def test_maps_for_whole_images_must_have_their_size(images, labels, tmp_path):

@@ -153,14 +153,16 @@ def choose(
     for what, value in asked.items():
         if value is None:
             continue
-        known = {name for one in left for name in _names(one, what)}
-        left = [one for one in left if value in _names(one, what)]
-        if not left:
+        fitting = [one for one in left if value in _names(one, what)]
+        if not fitting:
+            elsewhere = any(value in _names(one, what) for one in settings)
+            known = {name for one in left for name in _names(one, what)}
             raise UsageError(
                 f"No record has the {what} '{value}'"
-                + (" beside the rest that was asked." if known else "."),
+                + (" beside the rest that was asked." if elsewhere else "."),
                 hint=did_you_mean(value, known) if known else "Make one: uss-bench run …",
             )
+        left = fitting
     wanted = dict(params or {})
     fitting = [
         one

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from uss_bench import progress
+from uss_bench.arrays import read_npy
 from uss_bench.contracts import Images, Labels
 from uss_bench.errors import DataError
 from uss_bench.evaluation import panel_indices
@@ -16,6 +17,9 @@ from uss_bench.geometry import Items, scored_label
 from uss_bench.images import read_label
 from uss_bench.protocol import Protocol
 from uss_bench.scoring import count
+
+_MOST_CLUSTERS = 1 << 16
+"""What the maps of a record can hold."""
 
 
 class PredictedMaps:
@@ -47,6 +51,11 @@ class PredictedMaps:
         """Return int64 (N, K, C); K is the largest index plus one unless `n_clusters` says it."""
         kept = set(panel_indices(Items.for_evaluation(self.images, self.protocol)))
         clusters = n_clusters or 1 + max(int(one.max()) for one in self._maps("reading"))
+        if clusters > _MOST_CLUSTERS:
+            raise DataError(
+                f"{self.folder} holds cluster {clusters - 1}, and a label map has {_MOST_CLUSTERS} at most.",
+                hint="Are these colours, or class numbers that were meant to be ignored?",
+            )
         counts = []
         for index, prediction in enumerate(self._maps("counting")):
             label = scored_label(self.labels.label(index), self.protocol)
@@ -65,7 +74,7 @@ class PredictedMaps:
 
     def _map(self, index: int) -> np.ndarray:
         path = self.paths[index]
-        array: np.ndarray = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_label(path)
+        array = _read_npy(path) if path.suffix == ".npy" else read_label(path)
         if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
             raise DataError(
                 f"{path} is no label map: it holds {array.dtype} {array.shape}.",
@@ -97,3 +106,10 @@ class PredictedMaps:
             f"{self.folder} has no label map for image '{name}' (neither {name}.png nor {name}.npy).",
             hint="Every image of the test split needs one, named by the image's id.",
         )
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        return read_npy(path)
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as an array: {error}.") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import struct
 import time
 import zlib
@@ -23,8 +24,13 @@ from uss_bench.paths import atomic_write, cache_root
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+# Pillow knows by the content what a file is, whatever its name: of EPS it would run Ghostscript.
+_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 # What Pillow's decoders raise on broken bytes; they have no common base.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError,
+    AssertionError, NotImplementedError, RuntimeError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 _WITH_ALPHA = {"RGBA": "RGB", "RGBa": "RGB", "RGBX": "RGB", "LA": "L", "La": "L"}
 _GREY_INTEGERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # A file that changed this recently may change again under the same time stamp, so it is not trusted.
@@ -103,6 +109,12 @@ def list_images(folder: Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from None
     kept = [path for path in found if not path.name.startswith(".") and path.is_file()]
+    for path in kept:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            what = f"{folder} holds {path.name!a}, whose name is not UTF-8."
+            raise DataError(what, hint="Rename it.") from None
     return sorted(kept, key=lambda path: path.name)
 
 
@@ -116,7 +128,7 @@ def fingerprint(paths: Sequence[Path]) -> str:
         DataError: when a file cannot be read.
     """
     home = str(paths[0].parent.resolve()) if paths else ""
-    place = cache_root() / "digests" / f"{hashlib.sha256(home.encode()).hexdigest()[:32]}.json"
+    place = cache_root() / "digests" / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:32]}.json"
     known = _read_digests(place)
     fresh: dict[str, tuple[int, int, str]] = {}
     manifest = hashlib.sha256()
@@ -136,7 +148,7 @@ def fingerprint(paths: Sequence[Path]) -> str:
         manifest.update(f"{path.name}\0{entry[0]}\0{entry[2]}\n".encode())
     if fresh:
         # Without a writable cache the next call is slow and just as right.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnicodeEncodeError):
             place.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(place, msgspec.json.encode(known | fresh))
     return manifest.hexdigest()
@@ -152,7 +164,7 @@ def _read_digests(place: Path) -> dict[str, tuple[int, int, str]]:
 def _open(path: Path) -> Image.Image:
     """Open an image and check its size; its pixels are not decoded yet."""
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=_FORMATS)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -108,9 +108,13 @@ def check_options(
                 f"{owner} has no option '{name}' ({flag} {name}=…).", hint=did_you_mean(name, known)
             )
         hint = hints.get(name, Any)
-        if isinstance(value, (str, Path)) and (hint is Path or Path in typing.get_args(hint)):
-            checked[name] = value
-            continue
+        choices = typing.get_args(hint) or (hint,)
+        if Path in choices:
+            if isinstance(value, (str, Path)):
+                checked[name] = value
+                continue
+            # msgspec has no paths in unions; whoever writes one in a command or a file writes a string.
+            hint = typing.Union[tuple(str if one is Path else one for one in choices)]  # noqa: UP007
         try:
             checked[name] = msgspec.convert(value, hint, strict=True)
         except msgspec.ValidationError as error:

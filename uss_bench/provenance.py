@@ -9,10 +9,14 @@ import os
 import platform
 import subprocess
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uss_bench.records import MethodId
+    from uss_bench.registry import Registry
 
 EVALUATOR_VERSION = 1
 """Raised whenever the harness itself (features, evaluation, CRF) changes what a run would give."""
@@ -33,6 +37,17 @@ def code_hash(folder: Path) -> str:
     for path in [*files, *sorted(_core_modules(files))]:
         digest.update(f"\0{path.name}\0{essential_source(path.read_text(encoding='utf-8'))}".encode())
     return digest.hexdigest()[:12]
+
+
+def current_codes(methods: Iterable[MethodId], registry: Registry) -> dict[str, str]:
+    """Return the code hash that each method has now, by name; methods that are not at hand are left out."""
+    names = {method.name for method in methods} & set(registry.names("methods"))
+    return {name: code_hash(registry.find("methods", name).folder) for name in sorted(names)}
+
+
+def is_stale(method: MethodId, codes: Mapping[str, str]) -> bool:
+    """Whether the method's code has changed since; one that is not in `codes` has not, as far as known."""
+    return codes.get(method.name, method.code) != method.code
 
 
 def essential_source(source: str) -> str:

@@ -18,9 +18,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from uss_bench.arrays import read_npz
 from uss_bench.errors import DataError
 from uss_bench.paths import write_together
 from uss_bench.records import SCHEMA, Cell, Checkpoint, Refinement, RunRecord, stem
+from uss_bench.specs import JSON_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def read_record(path: Path) -> RunRecord:
         record = msgspec.json.decode(Path(path).read_bytes(), type=RunRecord)
     except OSError as error:
         raise DataError(f"The record {path} cannot be read: {error.strerror}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise DataError(f"{path} is not a run record: {error}.") from None
     if record.schema != SCHEMA:
         raise DataError(f"{path} has schema {record.schema}; this version reads schema {SCHEMA}.")
@@ -118,24 +120,14 @@ def read_arrays(path: Path, record: RunRecord) -> Arrays:
     """
     packed = _read_companion(Path(path).with_suffix(".npz"), record.arrays_sha256)
     try:
-        with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-            named = {key: file[key] for key in file.files}
-        image_ids, map_ids = named.pop("image_ids").tolist(), named.pop("map_ids").tolist()
+        arrays = _unpack(read_npz(packed))
+        _check_counts(arrays, record)
     except (ValueError, KeyError) as error:
         raise DataError(f"The npz of {path} does not hold what a record's should: {error}.") from None
-    groups: dict[str, dict[Any, np.ndarray]] = {"counts": {}, "maps": {}}
-    apart: dict[Any, list[np.ndarray]] = {}
-    for key, value in named.items():
-        group, checkpoint, refinement, *number = key.split("/")
-        if number:
-            apart.setdefault((checkpoint, refinement), []).append(value)
-        else:
-            groups[group][checkpoint, refinement] = value
-    groups["maps"] |= {key: pile(maps) for key, maps in apart.items()}
     if record.selected is not None and record.selected.step is None:
-        for group in groups.values():
+        for group in (arrays.counts, arrays.maps):
             group |= {("selected", refinement): value for (_, refinement), value in group.items()}
-    return Arrays(image_ids, groups["counts"], map_ids, groups["maps"])
+    return arrays
 
 
 def read_state(path: Path, record: RunRecord) -> bytes:
@@ -188,6 +180,36 @@ def _pack(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **named)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def _unpack(named: dict[str, np.ndarray]) -> Arrays:
+    image_ids, map_ids = named.pop("image_ids").tolist(), named.pop("map_ids").tolist()
+    groups: dict[str, dict[Any, np.ndarray]] = {"counts": {}, "maps": {}}
+    apart: dict[Any, list[np.ndarray]] = {}
+    for key, value in named.items():
+        group, checkpoint, refinement, *number = key.split("/")
+        if number:
+            apart.setdefault((checkpoint, refinement), []).append(value)
+        else:
+            groups[group][checkpoint, refinement] = value
+    groups["maps"] |= {key: pile(maps) for key, maps in apart.items()}
+    return Arrays(image_ids, groups["counts"], map_ids, groups["maps"])
+
+
+def _check_counts(arrays: Arrays, record: RunRecord) -> None:
+    if not isinstance(arrays.image_ids, list) or not isinstance(arrays.map_ids, list):
+        raise ValueError("its ids are no lists")
+    for (checkpoint, refinement), counts in arrays.counts.items():
+        if counts.ndim != 3 or counts.dtype.kind not in "iu" or (counts.size and counts.min() < 0):
+            raise ValueError(
+                f"{refinement} counts of '{checkpoint}' are {counts.dtype} {counts.shape}, "
+                "not whole numbers (images, clusters, classes) from 0 on"
+            )
+        if counts.shape[::2] != (len(arrays.image_ids), len(record.classes)):
+            raise ValueError(
+                f"{refinement} counts of '{checkpoint}' are {counts.shape}, for "
+                f"{len(arrays.image_ids)} images and {len(record.classes)} classes"
+            )
 
 
 def _read_companion(path: Path, sha256: str) -> bytes:

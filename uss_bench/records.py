@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from uss_bench.protocol import Protocol
+from uss_bench.specs import Name, Shade
 
 SCHEMA = 1
 
@@ -20,7 +21,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class MethodId(_Part, frozen=True):
-    name: str
+    name: Name
     params: dict[str, Any]
     """Every parameter with its value, defaults included."""
     code: str
@@ -28,7 +29,7 @@ class MethodId(_Part, frozen=True):
 
 
 class DatasetId(_Part, frozen=True):
-    name: str
+    name: Name
     fingerprint: str
     train_split: str
     test_split: str
@@ -61,7 +62,7 @@ class Cell(_Part, frozen=True):
 
 class ClassRow(_Part, frozen=True):
     name: str
-    colour: tuple[int, int, int]
+    colour: tuple[Shade, Shade, Shade]
 
 
 class ScoreRow(_Part, frozen=True):

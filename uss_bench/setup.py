@@ -15,7 +15,7 @@ from uss_bench.protocol import Protocol, default_protocol, get_protocol
 from uss_bench.provenance import code_hash
 from uss_bench.records import BackboneId, Cell, DatasetId, MethodId
 from uss_bench.registry import Plugin, Registry
-from uss_bench.specs import DatasetSpec, MethodSpec
+from uss_bench.specs import DatasetSpec, MethodSpec, is_name
 from uss_bench.subset import digest, limited, limited_labels
 
 
@@ -158,12 +158,21 @@ def resolve(request: Request, registry: Registry) -> Setup:
         limit=request.limit,
         feature_dtype=request.feature_dtype,
         code=code_hash(plugin.folder),
-        fingerprint=digest(
-            train_images.fingerprint(),
-            test_images.fingerprint(),
-            test_labels.fingerprint() if test_labels is not None else "unlabelled",
-            *(row.name for row in dataset.classes),
-        ),
+        fingerprint=data_fingerprint(dataset, train_images, test_images, test_labels),
+    )
+
+
+def data_fingerprint(dataset: Dataset, train: Images, test: Images, labels: Labels | None) -> str:
+    """Return the digest of all data of a run: what results must share to stand in one table.
+
+    Args:
+        train, test, labels: what is used of the splits, limited as the run is.
+    """
+    return digest(
+        train.fingerprint(),
+        test.fingerprint(),
+        labels.fingerprint() if labels is not None else "unlabelled",
+        *(row.name for row in dataset.classes),
     )
 
 
@@ -177,6 +186,7 @@ def load_dataset(registry: Registry, name: str, options: Mapping[str, Any]) -> t
         flags = " ".join(f"--{one} …" if one == "root" else f"--data {one}=…" for one in sorted(missing))
         raise UsageError(f"Dataset '{name}' needs to know more.", hint=f"Add {flags}")
     dataset: Dataset = entry(spec, **options)
+    _check_name(dataset.name, f"Dataset '{name}' calls itself", "Records lie in a folder of that name.")
     return dataset, spec
 
 
@@ -206,5 +216,16 @@ def load_backbone(
     entry = plugin.load()
     check_options(entry, options, f"Backbone '{name}'", "--backbone-name or --weights:", skip=1)
     params = check_options(entry, spec.params, f"The spec.toml of backbone '{name}'", "params:", skip=1)
+    if alias is not None:
+        _check_name(alias, "--backbone-name is", "Figures and probes are named by it.")
     backbone: Backbone = entry(spec, **{**params, **options})
     return backbone
+
+
+def _check_name(name: str, who: str, why: str) -> None:
+    """Refuse what is no name: it becomes part of paths."""
+    if not is_name(name):
+        raise UsageError(
+            f"{who} '{name}', which will not do. {why}",
+            hint="Use small letters, digits, '-', '_' and '.', and begin with a letter or a digit.",
+        )

@@ -24,8 +24,12 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar")
 """How files of weights end; an address that ends otherwise is that of a page."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-Name = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME.pattern}$", max_length=64)]
+Name = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME.pattern}\Z", max_length=64)]
 Colour = tuple[int, int, int]
+Shade = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON from elsewhere raises; the last for brackets nested by the thousand."""
 
 
 class Paper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +60,7 @@ class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ClassSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
-    colour: Colour
+    colour: tuple[Shade, Shade, Shade]
     kind: Literal["thing", "stuff"] | None = None
     values: list[int | Colour] = []
     """What label files hold for this class: grey values or RGB colours; default: its own position."""
@@ -182,7 +186,7 @@ def decode_toml(path: Path, as_type: Any) -> Any:
         raise DataError(f"{path} does not exist.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path} is not TOML: {error}.") from None
     except msgspec.ValidationError as error:
         raise DataError(f"{path}: {error}.") from None
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and nested brackets
+        raise DataError(f"{path} is not TOML: {error}.") from None

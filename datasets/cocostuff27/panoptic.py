@@ -12,6 +12,7 @@ import numpy as np
 from uss_bench.contracts import IGNORE
 from uss_bench.errors import DataError
 from uss_bench.images import read_label
+from uss_bench.specs import JSON_ERRORS
 
 _RENAMED = {
     "food": "food (thing)",
@@ -89,7 +90,7 @@ class PanopticFile:
             content = msgspec.json.decode(self._path.read_bytes(), type=_File)
         except OSError as error:
             raise DataError(f"{self._path} cannot be read: {error.strerror}.") from None
-        except msgspec.DecodeError as error:
+        except JSON_ERRORS as error:
             raise DataError(
                 f"{self._path} is damaged, or another file: {error}.", hint="Extract the zip again."
             ) from None

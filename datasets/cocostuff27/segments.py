@@ -13,12 +13,16 @@ from pycocotools import mask as coco_mask
 
 from uss_bench.errors import DataError
 from uss_bench.file_splits import ValueTable
+from uss_bench.specs import JSON_ERRORS
 
 _STUFF = range(92, 183)
 _THINGS = range(1, 91)
 _OTHER = 183
 """What the stuff JSON calls the pixels of things."""
 _NOTHING = 255
+_MOST_PIXELS = 1 << 26
+"""COCO's images have 640×640 at most."""
+_LONGEST_RUN_BITS = 60
 
 
 class _Rle(msgspec.Struct):
@@ -98,7 +102,7 @@ class SegmentFiles:
     def _mask(self, row: _Annotation, size: tuple[int, int], path: Path) -> np.ndarray:
         try:
             return _decode(msgspec.json.decode(row.segmentation, type=list[list[float]] | _Rle), size)
-        except (msgspec.ValidationError, ValueError, TypeError, UnicodeError) as error:
+        except (*JSON_ERRORS, ValueError, TypeError, OverflowError) as error:
             raise DataError(
                 f"{path}: a segment of image {row.image_id} is broken: {error}.",
                 hint="Extract the zip again.",
@@ -110,12 +114,24 @@ def _decode(segment: list[list[float]] | _Rle, size: tuple[int, int]) -> np.ndar
     if isinstance(segment, list):
         if not segment or any(len(ring) < 6 or len(ring) % 2 for ring in segment):
             raise ValueError("a polygon has too few points")  # pycocotools takes four numbers for a box
+        for ring in segment:
+            _check_ring(ring, size)
         rings: Any = segment
         drawn: Any = coco_mask.merge(coco_mask.frPyObjects(rings, *size))
         segment = _Rle(size, drawn["counts"].decode("ascii"))
     if segment.size != size:
         raise ValueError(f"its size is {segment.size}, and the image's {size}")
     return _unroll(segment.counts if isinstance(segment.counts, list) else _unpack(segment.counts), size)
+
+
+# pycocotools takes memory for every step along a polygon, unchecked.
+def _check_ring(ring: Sequence[float], size: tuple[int, int]) -> None:
+    points = np.array(ring).reshape(-1, 2)
+    height, width = size
+    if (points < -1).any() or (points > (width + 1, height + 1)).any():
+        raise ValueError("a polygon leaves the image")
+    if np.abs(np.diff(points, axis=0, append=points[:1])).sum() > 8 * (height + 1) * (width + 1):
+        raise ValueError("a polygon is longer than all outlines of pixels together")
 
 
 # pycocotools draws polygons, but does not unroll run lengths: for those that end too early it returns
@@ -142,6 +158,8 @@ def _unpack(counts: str) -> list[int]:
             raise ValueError(f"its run lengths hold '{chr(code)}'")
         value |= (bits & 31) << shift
         shift += 5
+        if shift > _LONGEST_RUN_BITS:
+            raise ValueError("a run length has too many digits")
         if not bits & 32:
             if bits & 16:
                 value -= 1 << shift
@@ -158,11 +176,14 @@ class _Content:
             content = msgspec.json.decode(path.read_bytes(), type=_File)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-        except msgspec.DecodeError as error:
+        except JSON_ERRORS as error:
             raise DataError(
                 f"{path} is damaged, or another file: {error}.", hint="Extract the zip again."
             ) from None
         self.sizes = {row.id: (row.height, row.width) for row in content.images if row.id in wanted}
+        for number, (height, width) in self.sizes.items():
+            if not (height > 0 and width > 0 and height * width <= _MOST_PIXELS):
+                raise DataError(f"{path} gives the image {number} the size {width}×{height}.")
         self.rows: dict[int, list[_Annotation]] = {}
         for row in content.annotations:
             if row.image_id in wanted:

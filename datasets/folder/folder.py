@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from uss_bench.arrays import read_npy
 from uss_bench.contracts import ClassInfo
 from uss_bench.errors import DataError, UsageError, did_you_mean
 from uss_bench.images import fingerprint, image_size, read_image, read_label
@@ -218,8 +219,8 @@ class Folder:
 def _read_channel(path: Path, size: tuple[int, int]) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         try:
-            array: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = read_npy(path)
+        except ValueError as error:
             raise DataError(f"{path} cannot be read as an array: {error}.") from None
     else:
         array = read_label(path)

@@ -40,7 +40,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
                 return found
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.", hint="Extract the archive again.") from None
-    except (OSError, ValueError, LookupError, struct.error, zlib.error) as error:
+    except (OSError, ValueError, LookupError, MemoryError, struct.error, zlib.error) as error:
         raise DataError(
             f"{path} is damaged, or no MATLAB file of version 5: {error}.", hint="Extract the archive again."
         ) from None
@@ -49,7 +49,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
     )
 
 
-def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+def _elements(content: bytes, order: str, *, packed: bool = False) -> Iterator[tuple[int, bytes]]:
     """Yield the type and the bytes of elements that follow each other; packed ones are unpacked."""
     position = 0
     while position < len(content):
@@ -61,12 +61,14 @@ def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
         if len(body) < size:
             raise ValueError("it breaks off")
         if kind == _COMPRESSED:
+            if packed:
+                raise ValueError("a packed array holds another")
             position = start + size
             unpacking = zlib.decompressobj()
             unpacked = unpacking.decompress(body, _LARGEST)
             if not unpacking.eof:
                 raise ValueError("a packed array is not whole")
-            yield from _elements(unpacked, order)
+            yield from _elements(unpacked, order, packed=True)
         else:
             position = start + size + -(start + size) % 8
             yield kind, body
@@ -74,7 +76,7 @@ def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
 
 def _matrix(content: bytes, order: str, name: str) -> np.ndarray | None:
     """Return the array of a matrix element, or None if it has another name or is none of numbers."""
-    parts = _elements(content, order)
+    parts = _elements(content, order, packed=True)
     (_, flags), (_, sizes), (_, called) = (next(parts, (0, b"")) for _ in range(3))
     word = struct.unpack_from(order + "L", flags)[0]
     if called != name.encode() or word & 0xFF not in _CLASSES or word & _COMPLEX:
@@ -84,4 +86,5 @@ def _matrix(content: bytes, order: str, name: str) -> np.ndarray | None:
     values = np.frombuffer(data, order + _STORED[kind])
     if min(shape, default=-1) < 0:
         raise ValueError(f"its shape is {shape}")
-    return values.reshape(shape, order="F").astype(_CLASSES[word & 0xFF])
+    with np.errstate(invalid="ignore"):  # numbers that damage has put beyond the type's range
+        return values.reshape(shape, order="F").astype(_CLASSES[word & 0xFF])

@@ -19,6 +19,12 @@ from uss_bench.errors import DataError
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES = 256, 257, 258, 259, 277
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 278, 279, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
+_USED = frozenset({
+    _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR,
+    _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES,
+})  # fmt: skip
+_MOST_PIXELS = 1 << 27
+"""A tile has 6000×6000."""
 _STORED, _DEFLATED = (1,), (8, 32946)
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
 _BROKEN = (OSError, ValueError, LookupError, ArithmeticError, MemoryError, struct.error, zlib.error)
@@ -74,7 +80,9 @@ def _tags(stream: BinaryIO) -> dict[int, tuple[int, ...]]:
     for index in range(count):
         stream.seek(first + index * size)
         tag, kind, number = unpack("HH" + cell)
-        if kind in _WHOLE_NUMBERS:
+        if kind in _WHOLE_NUMBERS and tag in _USED:
+            if tag in tags:
+                raise ValueError(f"tag {tag} comes twice")
             form = f"{number}{_WHOLE_NUMBERS[kind]}"
             if struct.calcsize(order + form) > struct.calcsize(order + cell):
                 stream.seek(*unpack(cell))  # too many to stand here: this says where they are
@@ -91,6 +99,8 @@ def _assemble(
     columns = tags[_TILE_WIDTH][0] if tiled else width
     offsets = tags[_TILE_OFFSETS if tiled else _STRIP_OFFSETS]
     lengths = tags[_TILE_BYTES if tiled else _STRIP_BYTES]
+    if max(height * width, rows * columns) > _MOST_PIXELS:
+        raise ValueError(f"{width}×{height} pixels in pieces of {columns}×{rows} are more than a tile has")
     across = -(-width // columns)
     if len(offsets) != len(lengths) or len(offsets) < across * -(-height // rows):
         raise ValueError(f"{len(offsets)} pieces do not cover {width}×{height} pixels")
@@ -99,8 +109,8 @@ def _assemble(
         top, left = number // across * rows, number % across * columns
         tall = rows if tiled else min(rows, height - top)  # the last strip is short, tiles never are
         stream.seek(offsets[number])
-        content = stream.read(lengths[number])
         expected = tall * columns * channels
+        content = stream.read(min(lengths[number], 2 * expected + 1024))  # deflating never doubles
         if deflated:
             content = zlib.decompressobj().decompress(content, expected)
         if len(content) < expected:

@@ -54,8 +54,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             hint="Only tensors are read, because unpickling runs code. If you trust the file, save its state "
             "dict alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW).",
         ) from None
-    except (OSError, EOFError, RuntimeError) as error:
-        reason = str(error).split("\n", 1)[0]
+    except Exception as error:  # what damage makes torch's unpickler and safetensors raise has no end
+        reason = (str(error) or type(error).__name__).split("\n", 1)[0]
         raise DataError(
             f"Weights '{path}' are truncated or unreadable: {reason}.", hint="Fetch the file again."
         ) from None
@@ -140,16 +140,18 @@ def _read(path: Path) -> Any:
 
 
 def _unpack(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
+    for _ in _NESTS:  # and no deeper: a pickled dict can hold itself
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
     if not isinstance(content, Mapping) or not content:
         raise DataError(f"Weights '{path}' hold no state dict but a {type(content).__name__}.")
-    stranger = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
-    if stranger is not None:
-        raise DataError(f"Weights '{path}' hold no state dict: '{stranger}' is no tensor.")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise DataError(f"Weights '{path}' hold no state dict: '{key}' is no tensor under a name.")
     return dict(content)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -12,17 +12,20 @@ from uss_bench.board.model import SCORES, Board, Class, Measure, Row, Run, Score
 from uss_bench.board.published import published
 from uss_bench.claims import Claim
 from uss_bench.collection import Entry, Setting
-from uss_bench.provenance import code_hash
+from uss_bench.provenance import is_stale
 from uss_bench.records import CheckpointResult, Refinement
-from uss_bench.registry import Registry
-from uss_bench.statistics.comparing import rank_tiers
-from uss_bench.statistics.intervals import image_interval
+from uss_bench.statistics.comparing import tiers_of
+from uss_bench.statistics.intervals import interval_of
+from uss_bench.statistics.sampling import Sampling
 
 FLOORS = frozenset({"constant", "random"})
 """Methods that look at no feature: what any other has to beat."""
 
 _NO_BACKBONE = "none"
 _REFINEMENTS: tuple[Refinement, ...] = ("raw", "crf")
+
+_Sampled = Callable[[Refinement], Sampling]
+"""The resampled scores of one setting: what costs time, and serves both metrics and every table."""
 
 
 def boards(
@@ -41,8 +44,15 @@ def boards(
     now = codes or {}
 
     @cache
+    def sampling_of(index: int, refinement: Refinement) -> Sampling:
+        return _sampling(settings[index], refinement)
+
+    def sampled(index: int) -> _Sampled:
+        return lambda refinement: sampling_of(index, refinement)
+
+    @cache
     def row_of(index: int) -> Row:
-        return _row(settings[index], claims, now)
+        return _row(settings[index], sampled(index), claims, now)
 
     tables: dict[tuple[object, str, str], list[int]] = {}
     floors: dict[object, list[int]] = {}
@@ -59,14 +69,9 @@ def boards(
     found = []
     for (key, _, _), members in tables.items():
         indices = [*members, *floors.get(key, [])]
-        found.append(_board([settings[i] for i in indices], [row_of(i) for i in indices]))
+        rows, samples = [row_of(i) for i in indices], [sampled(i) for i in indices]
+        found.append(_board([settings[i] for i in indices], rows, samples))
     return sorted(found, key=lambda board: (board.key, board.backbone, board.backbone_sha256))
-
-
-def current_codes(settings: Iterable[Setting], registry: Registry) -> dict[str, str]:
-    """Return the code hash that each method has now; methods that are not at hand are left out."""
-    names = {setting.cell.method.name for setting in settings} & set(registry.names("methods"))
-    return {name: code_hash(registry.find("methods", name).folder) for name in sorted(names)}
 
 
 def is_floor(setting: Setting) -> bool:
@@ -74,9 +79,13 @@ def is_floor(setting: Setting) -> bool:
     return setting.cell.method.name in FLOORS and setting.cell.backbone.name == _NO_BACKBONE
 
 
-def _board(settings: Sequence[Setting], rows: Sequence[Row]) -> Board:
+def _sampling(setting: Setting, refinement: Refinement) -> Sampling:
+    return Sampling.of(setting.counts(refinement), setting.records[0].protocol)
+
+
+def _board(settings: Sequence[Setting], rows: Sequence[Row], samples: Sequence[_Sampled]) -> Board:
     first = settings[0]
-    ranked = _ranked(settings, rows)
+    ranked = _ranked(rows, samples)
     board = Board(
         key=first.table,
         backbone=first.cell.backbone.name,
@@ -96,7 +105,7 @@ def _board(settings: Sequence[Setting], rows: Sequence[Row]) -> Board:
     return replace(board, curves=curves(board.rows))
 
 
-def _ranked(settings: Sequence[Setting], rows: Sequence[Row]) -> list[Row]:
+def _ranked(rows: Sequence[Row], samples: Sequence[_Sampled]) -> list[Row]:
     """Return the rows with tier and place in every score.
 
     Rows that used labels are shown and not ranked: they did another task. Where fewer than two rows are
@@ -108,8 +117,7 @@ def _ranked(settings: Sequence[Setting], rows: Sequence[Row]) -> list[Row]:
         taking = [i for i, row in enumerate(rows) if score in row.measures and not row.labels_used]
         if len(taking) < 2:
             continue
-        counts = [settings[i].counts(refinement) for i in taking]
-        tiers = rank_tiers(counts, settings[0].records[0].protocol, metric)
+        tiers = tiers_of([samples[i](refinement) for i in taking], metric)
         means = [round(measures[i][score].mean, 6) for i in taking]
         for i, tier, mean in zip(taking, tiers, means, strict=True):
             place = 1 + sum(other > mean for other in means)
@@ -117,11 +125,11 @@ def _ranked(settings: Sequence[Setting], rows: Sequence[Row]) -> list[Row]:
     return [replace(row, measures=found) for row, found in zip(rows, measures, strict=True)]
 
 
-def _row(setting: Setting, claims: Sequence[Claim], codes: Mapping[str, str]) -> Row:
+def _row(setting: Setting, sampled: _Sampled, claims: Sequence[Claim], codes: Mapping[str, str]) -> Row:
     cell = setting.cell
     runs = tuple(_run(entry, codes) for entry in setting.entries)
     measures = {
-        score: _measure(setting, score, [run.scores[score] for run in runs])
+        score: _measure(sampled(score[0]), score, [run.scores[score] for run in runs])
         for score in SCORES
         if all(run.scores[score] is not None for run in runs)
     }
@@ -142,10 +150,9 @@ def _row(setting: Setting, claims: Sequence[Claim], codes: Mapping[str, str]) ->
     )
 
 
-def _measure(setting: Setting, score: Score, values: Sequence[float | None]) -> Measure:
-    refinement, metric = score
+def _measure(sampling: Sampling, score: Score, values: Sequence[float | None]) -> Measure:
     known = tuple(value for value in values if value is not None)
-    interval = image_interval(setting.counts(refinement), setting.records[0].protocol, metric)
+    interval = interval_of(sampling, score[1])
     bounded = interval.low == interval.low and interval.high == interval.high
     return Measure(
         values=known,
@@ -167,7 +174,7 @@ def _run(entry: Entry, codes: Mapping[str, str]) -> Run:
         path=entry.path,
         seed=record.cell.seed,
         code=method.code,
-        stale=codes.get(method.name, method.code) != method.code,
+        stale=is_stale(method, codes),
         scores=_scores(record.last),
         selected=_scores(record.selected) if record.selected else {},
         clusters_used=record.last.raw.clusters_used,

@@ -24,7 +24,8 @@ from uss_bench.protocol import Protocol
 from uss_bench.record_files import read_arrays, read_record
 from uss_bench.records import Refinement, RunRecord
 from uss_bench.registry import Registry
-from uss_bench.subset import digest, limited, limited_labels
+from uss_bench.setup import data_fingerprint
+from uss_bench.subset import limited, limited_labels
 
 GENERATED = frozenset({"toy3", "toy27"})
 IMAGES = 5
@@ -67,17 +68,15 @@ def _dataset(record: RunRecord, registry: Registry) -> Dataset | None:
     try:
         spec, plugin = registry.dataset(data.name)
         dataset: Dataset = plugin.load()(spec)
-        splits = [limited(dataset.images(one), data.limit) for one in (data.train_split, data.test_split)]
+        train, test = (
+            limited(dataset.images(one), data.limit) for one in (data.train_split, data.test_split)
+        )
         labels = dataset.labels(data.test_split)
     except UssBenchError:
         return None
     if labels is None:
         return None
-    now = digest(
-        *(images.fingerprint() for images in splits),
-        limited_labels(labels, data.limit).fingerprint(),
-        *(one.name for one in dataset.classes),
-    )
+    now = data_fingerprint(dataset, train, test, limited_labels(labels, data.limit))
     return dataset if now == data.fingerprint else None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from uss_bench.cli.options import common
+from uss_bench.cli.options import common, records_option
 from uss_bench.errors import UsageError
 from uss_bench.registry import Registry
 
@@ -38,17 +38,6 @@ def command() -> None:
     """
 
 
-_records = click.option(
-    "--records",
-    "folders",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    default=["results"],
-    metavar="DIR",
-    help="Where the records lie. May be repeated.  [default: results]",
-)
-
-
 def _form(*choices: str) -> Callable[[C], C]:
     return click.option("--format", "form", type=click.Choice(choices), default="table", show_default=True)
 
@@ -56,7 +45,7 @@ def _form(*choices: str) -> Callable[[C], C]:
 @command.command("protocols", short_help="Compare two protocols, and what each difference costs.")
 @click.argument("first")
 @click.argument("second")
-@_records
+@records_option
 @_form("table", "md")
 @common
 def protocols(
@@ -73,7 +62,7 @@ def protocols(
 @command.command("papers", short_help="Compare two papers, and what each difference costs.")
 @click.argument("first", required=False)
 @click.argument("second", required=False)
-@_records
+@records_option
 @_form("table", "md")
 @common
 def papers(
@@ -101,7 +90,7 @@ def papers(
 
 
 @command.command("effects", short_help="Show what each rule of evaluation costs, over all records.")
-@_records
+@records_option
 @_form("table", "md", "csv")
 @common
 def effects(registry: Registry, folders: tuple[Path, ...], form: Literal["table", "md", "csv"]) -> None:
@@ -124,7 +113,7 @@ def effects(registry: Registry, folders: tuple[Path, ...], form: Literal["table"
 
 
 @command.command("records", short_help="Check records and claims for consistency.")
-@_records
+@records_option
 @common
 @click.pass_context
 def records(ctx: click.Context, registry: Registry, folders: tuple[Path, ...]) -> None:

@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uss_bench.cli.options import C, common
+from uss_bench.cli.options import common, records_option
 from uss_bench.registry import Registry
 
 if TYPE_CHECKING:
     from uss_bench.board.model import Board
     from uss_bench.collection import Setting
 
-_RECORDS = "leaderboards/records"
-
 EPILOG = """\b
 Examples:
   uss-bench board show --dataset camvid
   uss-bench board show --dataset camvid --format latex > table.tex
-  uss-bench board build
-  uss-bench board build --records results --out my-boards
+  uss-bench board build --out my-boards
+  uss-bench board build --records leaderboards/records --check
 """
 
 
@@ -34,34 +32,21 @@ def command() -> None:
     """
 
 
-def _sources(decorated: C) -> C:
-    for option in (
-        click.option(
-            "--claims",
-            type=click.Path(path_type=Path, file_okay=False, exists=True),
-            metavar="DIR",
-            help="Folder of published claims. Default: those that come with uss-bench.",
-        ),
-        click.option(
-            "--records",
-            "folders",
-            type=click.Path(path_type=Path, file_okay=False),
-            multiple=True,
-            default=[_RECORDS],
-            metavar="DIR",
-            help=f"Where records lie; may be repeated. Default: {_RECORDS}.",
-        ),
-    ):
-        decorated = option(decorated)
-    return decorated
+_claims = click.option(
+    "--claims",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Folder of published claims. Default: those that come with uss-bench.",
+)
 
 
 @command.command("build", short_help="Write all boards: HTML, Markdown, LaTeX and CSV.")
-@_sources
+@records_option
+@_claims
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    default="leaderboards/boards",
+    default="boards",
     show_default=True,
     metavar="DIR",
     help="Where the boards go.",
@@ -91,13 +76,14 @@ def build(registry: Registry, folders: tuple[Path, ...], claims: Path | None, ou
     if outdated:
         raise RegressionError(
             f"Not what the records and claims give: {', '.join(str(out / name) for name in outdated)}.",
-            hint="If a record, a claim or a method's code changed on purpose: uss-bench board build.",
+            hint="If a record, a claim or a method's code changed on purpose: the same without --check.",
         )
     click.echo(f"{len(contents)} files in {out} are what the records give")
 
 
 @command.command("show", short_help="Print boards: for the terminal, Markdown, LaTeX or CSV.")
-@_sources
+@records_option
+@_claims
 @click.option("--dataset", metavar="NAME", help="Only tables of this dataset.")
 @click.option("--backbone", metavar="NAME", help="Only tables of this backbone.")
 @click.option("--protocol", metavar="NAME", help="Only tables of this protocol, by name or hash.")
@@ -156,7 +142,9 @@ def _settings(folders: Sequence[Path]) -> list[Setting]:
 
 
 def _boards(settings: Sequence[Setting], claims: Path | None, registry: Registry) -> list[Board]:
-    from uss_bench.board.compute import boards, current_codes
+    from uss_bench.board.compute import boards
     from uss_bench.claims import load_claims
+    from uss_bench.provenance import current_codes
 
-    return boards(settings, load_claims(claims), current_codes(settings, registry))
+    codes = current_codes((setting.cell.method for setting in settings), registry)
+    return boards(settings, load_claims(claims), codes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uss_bench.cli.options import common
+from uss_bench.cli.options import common, records_option
 from uss_bench.registry import Registry
 
 if TYPE_CHECKING:
@@ -28,15 +28,7 @@ Examples:
 @click.option("--dataset", metavar="NAME", help="Only records on this dataset.")
 @click.option("--backbone", metavar="NAME", help="Only records on this backbone, or on none.")
 @click.option("--protocol", metavar="NAME", help="Only records under this protocol.")
-@click.option(
-    "--records",
-    "folders",
-    type=click.Path(path_type=Path, file_okay=False),
-    multiple=True,
-    default=["results"],
-    metavar="DIR",
-    help="Where to look for records; may be repeated. Default: results.",
-)
+@records_option
 @click.option("--raw/--crf", "raw", default=None, help="Only before, or only after the CRF. Default: both.")
 @click.option(
     "--plot",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from uss_bench.cli.options import common, parse_pairs
+from uss_bench.cli.options import common, parse_pairs, records_option
 from uss_bench.errors import UsageError
 from uss_bench.registry import Registry
 
@@ -29,15 +29,7 @@ Examples:
 @click.option("--backbone", metavar="NAME", help="Only runs on this backbone.")
 @click.option("--protocol", metavar="NAME", help="Only runs under this protocol.")
 @click.option("--set", "set_pairs", multiple=True, metavar="KEY=VALUE", help="Only runs with this parameter.")
-@click.option(
-    "--records",
-    "folders",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    default=["results"],
-    metavar="DIR",
-    help="Where the records lie. May be repeated.  [default: results]",
-)
+@records_option
 @click.option("--raw", is_flag=True, help="Predictions before the CRF, not after it.")
 @click.option(
     "--resamples",

@@ -63,11 +63,13 @@ def command(
     )
     from uss_bench.runner import score_row
     from uss_bench.scoring import score_under
-    from uss_bench.setup import load_dataset
-    from uss_bench.subset import digest, limited, limited_labels
+    from uss_bench.setup import data_fingerprint, load_dataset
+    from uss_bench.subset import limited, limited_labels
 
     rules = get_protocol(protocol)
     data, _ = load_dataset(registry, dataset, collect_data(root, classes, data_pairs))
+    # Unused by the scores, and part of what runs in the same table were trained on.
+    train_images = limited(data.images(data.train_split), limit)
     images = limited(data.images(data.test_split), limit)
     whole = data.labels(data.test_split)
     if whole is None:
@@ -80,9 +82,7 @@ def command(
         method=MethodId(name=name, params={}, code=maps.digest()[:12]),
         dataset=DatasetId(
             name=data.name,
-            fingerprint=digest(
-                images.fingerprint(), labels.fingerprint(), *(one.name for one in data.classes)
-            ),
+            fingerprint=data_fingerprint(data, train_images, images, labels),
             train_split=data.train_split,
             test_split=data.test_split,
             limit=limit,

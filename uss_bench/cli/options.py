@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from uss_bench import progress
 from uss_bench.errors import UsageError
 from uss_bench.registry import Registry
+from uss_bench.specs import JSON_ERRORS
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -80,10 +81,23 @@ def parse_pairs(pairs: tuple[str, ...], flag: str) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"{flag} takes KEY=VALUE, not '{pair}'.")
         try:
-            values[key.replace("-", "_")] = json.loads(text)
-        except json.JSONDecodeError:
+            values[key.replace("-", "_")] = msgspec.json.decode(text)
+        except (*JSON_ERRORS, UnicodeEncodeError):
             values[key.replace("-", "_")] = text
     return values
+
+
+def records_option(command: C) -> C:
+    """Add --records, where commands that are about records look; the command receives `folders`."""
+    return click.option(
+        "--records",
+        "folders",
+        type=click.Path(path_type=Path, file_okay=False),
+        multiple=True,
+        default=["results"],
+        metavar="DIR",
+        help="Where the records lie. May be repeated.  [default: results]",
+    )(command)
 
 
 def out_option(help: str) -> Callable[[C], C]:

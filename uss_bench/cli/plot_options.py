@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from uss_bench.cli.options import records_option
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -51,8 +53,7 @@ def selection(*, one_method: bool = False, opened: bool = False) -> Callable[[C]
 
 def _selection_options(one_method: bool, opened: bool) -> Sequence[Callable[[Any], Any]]:
     """Return the options of `selection`, the last in the help first."""
-    records, figure = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
-    where = "Where the records lie. May be repeated.  [default: results]"
+    figure = click.Path(path_type=Path, dir_okay=False)
     method = "A method, or a whole label with parameters."
     if not one_method:
         method += " May be repeated. Default: all."
@@ -64,15 +65,7 @@ def _selection_options(one_method: bool, opened: bool) -> Sequence[Callable[[Any
     ]
     return [
         click.option("--out", required=True, type=figure, metavar="FILE", help="A .pdf, .png or .svg file."),
-        click.option(
-            "--records",
-            "folders",
-            multiple=True,
-            default=["results"],
-            type=records,
-            metavar="DIR",
-            help=where,
-        ),
+        records_option,
         click.option("--protocol", metavar="NAME", help="Records under this protocol."),
         *([] if opened else chosen),
         click.option(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from uss_bench.cli.options import common
+from uss_bench.cli.options import common, records_option
 from uss_bench.registry import Registry
 
 EPILOG = """\b
@@ -25,15 +25,7 @@ Examples:
     metavar="FILE",
     help="The page: .html, in one file, or .md, with a folder of pictures.",
 )
-@click.option(
-    "--records",
-    "folders",
-    multiple=True,
-    default=["results"],
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where to look for the records. May be repeated.  [default: results]",
-)
+@records_option
 @common
 def command(registry: Registry, records: tuple[str, ...], folders: tuple[Path, ...], out: Path) -> None:
     """Write a page about some records, for a paper's appendix: paths, or the starts of ids.

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from uss_bench.cli.options import common, out_option
 from uss_bench.registry import Registry
-
-if TYPE_CHECKING:
-    from uss_bench.records import RunRecord
 
 
 @click.command("show", short_help="Show records: all of them, or one in full.")
@@ -26,6 +21,7 @@ def command(registry: Registry, record: str | None, out: Path) -> None:
     """
     from uss_bench import summary
     from uss_bench.errors import DataError
+    from uss_bench.provenance import current_codes, is_stale
     from uss_bench.record_files import find_record, read_record, record_files
 
     if record is not None:
@@ -41,15 +37,8 @@ def command(registry: Registry, record: str | None, out: Path) -> None:
     if not records and not broken:
         click.echo(f"No records in {out}. Make one: uss-bench run --method smooseg --dataset toy3")
         return
-    click.echo(summary.records_table(records, _stale(records, registry)))
+    codes = current_codes((record.cell.method for record in records), registry)
+    stale = {record.id for record in records if is_stale(record.cell.method, codes)}
+    click.echo(summary.records_table(records, stale))
     for message in broken:
         click.echo(f"{click.style('skipped', fg='yellow')}  {message}", err=True)
-
-
-def _stale(records: Sequence[RunRecord], registry: Registry) -> set[str]:
-    from uss_bench.provenance import code_hash
-
-    names = {record.cell.method.name for record in records} & set(registry.names("methods"))
-    now = {name: code_hash(registry.find("methods", name).folder) for name in names}
-    methods = ((record.id, record.cell.method) for record in records)
-    return {id for id, method in methods if now.get(method.name, method.code) != method.code}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from uss_bench import progress
+from uss_bench.arrays import read_npz
 from uss_bench.crf import CrfPool
 from uss_bench.errors import DataError, UsageError
 from uss_bench.features import FeatureStore
@@ -27,6 +27,7 @@ from uss_bench.registry import Registry
 from uss_bench.regression.plan import Plan, Planned, planned
 from uss_bench.runner import run_cell
 from uss_bench.setup import Setup, resolve
+from uss_bench.specs import JSON_ERRORS
 
 INDEX = "golden.json"
 _REFINEMENTS: tuple[Refinement, ...] = ("raw", "crf")
@@ -123,7 +124,7 @@ def read_golden(folder: Path) -> Golden:
         )
     try:
         index = msgspec.json.decode(path.read_bytes(), type=_Index)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, *JSON_ERRORS) as error:
         raise DataError(f"{path} does not hold golden results: {error}.") from None
     results = {name: _read(folder / f"{name}.npz", summary) for name, summary in index.runs.items()}
     return Golden(index.environment, results)
@@ -200,15 +201,15 @@ def _pack(result: Result) -> bytes:
 
 def _read(path: Path, summary: Summary) -> Result:
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            return Result(
-                summary=summary,
-                image_ids=file["image_ids"].tolist(),
-                counts={one: file[f"counts/{one}"].astype(np.int64) for one in _REFINEMENTS},
-                map_ids=file["map_ids"].tolist(),
-                maps={one: file[f"maps/{one}"] for one in _REFINEMENTS},
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        file = read_npz(path.read_bytes())
+        return Result(
+            summary=summary,
+            image_ids=file["image_ids"].tolist(),
+            counts={one: file[f"counts/{one}"].astype(np.int64) for one in _REFINEMENTS},
+            map_ids=file["map_ids"].tolist(),
+            maps={one: file[f"maps/{one}"] for one in _REFINEMENTS},
+        )
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path} does not hold golden counts: {error}.", hint="Take it from git again, or use --update."
         ) from None

@@ -113,7 +113,11 @@ def rank_tiers(
     Args:
         settings: per setting and seed, integer (N, K, C), images in the same order throughout.
     """
-    samplings = [Sampling.of(one, protocol, resamples, seed) for one in settings]
+    return tiers_of([Sampling.of(one, protocol, resamples, seed) for one in settings], metric, level=level)
+
+
+def tiers_of(samplings: Sequence[Sampling], metric: Metric = "miou", *, level: float = 0.95) -> list[int]:
+    """Return the `rank_tiers` of settings that are resampled already, with the same draws."""
     column = COLUMN[metric]
     means = [float(np.nan_to_num(one.mean[column], nan=-1.0)) for one in samplings]
     left = sorted(range(len(samplings)), key=lambda i: -means[i])

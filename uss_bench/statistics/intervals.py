@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from uss_bench.protocol import Protocol
-from uss_bench.statistics.sampling import COLUMN, TOO_FEW_IMAGES, Metric, Sampling, estimate, too_few
+from uss_bench.statistics.sampling import COLUMN, TOO_FEW_IMAGES, Metric, Sampling, estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,17 @@ def image_interval(
     Raises:
         ValueError: when the seeds differ in shape.
     """
-    sampling = Sampling.of(counts, protocol, resamples, seed)
+    return interval_of(Sampling.of(counts, protocol, resamples, seed), metric, level=level)
+
+
+def interval_of(sampling: Sampling, metric: Metric, *, level: float = 0.95) -> Interval:
+    """Return the `image_interval` of scores that are resampled already: several metrics can share them."""
     column = COLUMN[metric]
     found = estimate(float(sampling.mean[column]), sampling.drawn[:, column], sampling.left_out[:, column])
-    note = TOO_FEW_IMAGES if too_few(counts[0], metric) else ""
+    note = TOO_FEW_IMAGES if metric in sampling.few else ""
     if math.isnan(found.variance):
         return Interval(math.nan, math.nan, TOO_FEW_IMAGES)
-    reach = student_reach(found.variance, len(counts[0]) - 1, level)
+    reach = student_reach(found.variance, len(sampling.left_out) - 1, level)
     low, high = np.clip([100 * (found.value - reach), 100 * (found.value + reach)], 0, 100)
     return Interval(float(low), float(high), note)
 

@@ -4,7 +4,7 @@ A matching that is fitted to the images it is scored on flatters, and the fewer 
 estimate is therefore moved by the bias that the bootstrap sees. The variance is the mean of the
 bootstrap's and the jackknife's. Where a class lies in a handful of images the first is too small and
 the second too large (Efron and Stein, 1981), and their mean covers where neither does;
-``benchmarks/coverage.py`` measures it.
+``benchmarks/interval_coverage.py`` measures it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,13 @@ class Sampling:
     """float64 (R, 2 + C): of bootstrap samples that all seeds share."""
     left_out: np.ndarray
     """float64 (N, 2 + C): of all images but one."""
+    few: frozenset[Metric]
+    """The metrics for which there are too few images; see `too_few`."""
 
     @classmethod
-    def of(cls, counts: Sequence[np.ndarray], protocol: Protocol, resamples: int, seed: int) -> Sampling:
+    def of(
+        cls, counts: Sequence[np.ndarray], protocol: Protocol, resamples: int = 1000, seed: int = 0
+    ) -> Sampling:
         """Score, resample and leave out.
 
         Args:
@@ -60,7 +64,8 @@ class Sampling:
         drawn = [_table(resample(one, protocol, resamples=resamples, seed=seed)) for one in counts]
         left_out = [_table(leave_one_out(one, protocol)) for one in counts]
         scores = np.concatenate([_table(one) for one in whole])
-        return cls(scores, np.mean(drawn, axis=0), np.mean(left_out, axis=0))
+        few = frozenset(metric for metric in COLUMN if too_few(counts[0], metric))
+        return cls(scores, np.mean(drawn, axis=0), np.mean(left_out, axis=0), few)
 
     @property
     def mean(self) -> np.ndarray:

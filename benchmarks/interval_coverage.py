@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/coverage.py [--trials 240] [--small]
+    python benchmarks/interval_coverage.py [--trials 240] [--small]
 
 The truth is the score of 400,000 images. Intervals are tried on a new method in each trial, tests on
 three pairs of methods of different skill. 240 trials leave a standard error of 1.4 points at 95 %.

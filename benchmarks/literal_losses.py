@@ -1,0 +1,81 @@
+"""The pairwise losses written out: every N × N matrix is made and kept, as reference code does.
+
+No script: the opponents of `smooseg_loss.py`, `pair_loss.py` and `training_step.py`. Each function takes
+what the method's own takes, so that it can stand in its place; `tests/test_loss_memory.py` shows that
+both give the same loss and gradient, and that memory is quadratic here and linear there.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def smoothness(x: Tensor, a: Tensor, y: Tensor, c: Tensor, b: float, global_offset: bool) -> Tensor:
+    """Return the mean of (W − b) · δ with W and δ as (B, N, N): SmooSeg, Eqs. 2–4.
+
+    Args:
+        x, y: features of unit length, (B, D, N).
+        a, c: assignments of unit length, (B, K, N).
+        b: shift of W.
+        global_offset: whether centring keeps the mean similarity over the batch.
+    """
+    closeness = torch.einsum("bdp,bdq->bpq", x, y)
+    centred = closeness - closeness.mean(dim=2, keepdim=True)
+    if global_offset:
+        centred = centred - centred.mean() + closeness.mean()
+    penalty = 1 - torch.einsum("bkp,bkq->bpq", a, c)
+    return ((centred - b) * penalty).mean()
+
+
+def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, centre: bool) -> Tensor:
+    """Return the mean of l · softplus(−(S + b) / r) + (1 − l) · softplus(r (S + b)): DS²DL, Eq. 3.
+
+    Args:
+        x, y: what S compares, of unit length, (B, D, N).
+        q, p: label features, (B, C, N).
+        b: the bias, a scalar.
+        r: strength of the mining.
+        centre: whether S is centred over the patches of the second image.
+    """
+    similarity = torch.einsum("bdp,bdq->bpq", x, y)
+    if centre:
+        similarity = similarity - similarity.mean(dim=2, keepdim=True)
+    label = torch.einsum("bcp,bcq->bpq", q, p)
+    close, far = F.softplus(-(similarity + b) / r), F.softplus(r * (similarity + b))
+    return (label * close + (1 - label) * far).mean()
+
+
+def distillation(
+    f: Tensor, g: Tensor, code: Tensor, other: Tensor, b: float, pointwise: bool, zero_clamp: bool
+) -> Tensor:
+    """Return −mean of (F − b) · max(S, 0) with F and S as (B, P, P): STEGO's correspondence loss.
+
+    P is the number of sampled points, 121 and not N, so that the matrices are small. With the clamp the
+    term is not bilinear and does not factorise: the method's own form makes the same matrices.
+
+    Args:
+        f, g: features at the points, (B, D, P), without gradient.
+        code, other: codes at the same points, (B, d, P).
+        b: shift of F.
+        pointwise: whether F is centred for each point.
+        zero_clamp: whether negative agreement counts as 0.
+    """
+    f, g, code, other = (F.normalize(one, dim=1, eps=1e-10) for one in (f, g, code, other))
+    closeness = torch.einsum("bdp,bdq->bpq", f, g).detach()
+    if pointwise:
+        centred = closeness - closeness.mean(dim=2, keepdim=True)
+        closeness = centred - centred.mean() + closeness.mean()
+    agreement = torch.einsum("bdp,bdq->bpq", code, other)
+    if zero_clamp:
+        agreement = agreement.clamp(min=0)
+    return -((closeness - b) * agreement).mean()
+
+
+PLACES = {
+    "smooseg": ("smoothness", smoothness),
+    "ds2dl": ("mean_pair_loss", mean_pair_loss),
+    "stego": ("distillation", distillation),
+}
+"""Of each method: the name of its own form in its module, and the literal form that takes its place."""

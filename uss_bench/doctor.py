@@ -1,0 +1,280 @@
+"""Whether everything that uss-bench needs works on this machine, and what to do where it does not.
+
+Every check does the thing rather than guess at it: a file is written, an image is refined, a matrix is
+multiplied on the GPU. A check that raises is itself a finding, so that an installation which is broken
+beyond expectation is still told about.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+State = Literal["ok", "note", "problem"]
+
+_ROOM = 10**9
+"""Bytes below which a disk is said to be nearly full."""
+_TIGHT = 50 * 10**6
+"""Bytes below which a record and its state may not fit."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found: ``note`` for what works with a restriction, ``problem`` for what does not."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine(out: Path) -> Iterator[Finding]:
+    """Run all checks and yield what they find, one after the other.
+
+    Args:
+        out: the folder for results; it need not exist.
+    """
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("python", check_python),
+        ("packages", check_packages),
+        ("compiler", check_compiler),
+        ("CRF", check_crf),
+        ("GPU", check_gpu),
+        ("disk", lambda: check_folders(out)),
+        ("encoding", check_encoding),
+        ("threads", check_threads),
+    ]
+    for name, check in checks:
+        try:
+            yield from check()
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            yield Finding(name, "problem", text, "Install uss-bench again, into a fresh environment.")
+
+
+def check_python() -> Iterator[Finding]:
+    """Hold the interpreter against the version that the installed package requires."""
+    required = metadata.metadata("uss-bench")["Requires-Python"]
+    version = platform.python_version()
+    fits = SpecifierSet(required).contains(version, prereleases=True)
+    advice = "" if fits else "Make an environment with another Python, and install uss-bench there."
+    yield Finding("python", "ok" if fits else "problem", f"{version}, {required} is needed", advice)
+
+
+def check_packages() -> Iterator[Finding]:
+    """Hold every dependency against its declared minimum; extras may be missing."""
+    fine = 0
+    for text in metadata.requires("uss-bench") or []:
+        requirement = Requirement(text)
+        extra = _extra(requirement)
+        if extra not in ("", "crf", "plots"):
+            continue  # what developers need
+        needed = f"{requirement.name}{requirement.specifier}"
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            command = f"pip install 'uss-bench[{extra}]'" if extra else f"pip install '{needed}'"
+            used = {"crf": "only for --crf pydensecrf", "plots": "only for plot embedding"}.get(extra)
+            state: State = "note" if extra else "problem"
+            yield Finding(requirement.name, state, f"not installed{f', {used}' if used else ''}", command)
+            continue
+        if requirement.specifier.contains(version, prereleases=True):
+            fine += 1
+        else:
+            advice = f"pip install '{needed}'"
+            yield Finding(requirement.name, "problem", f"{version}, and {needed} is needed", advice)
+    yield Finding("packages", "ok", f"{fine} at or above their declared minimum")
+
+
+def _extra(requirement: Requirement) -> str:
+    """Return the extra that a requirement belongs to, or nothing."""
+    if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        return ""
+    known = metadata.metadata("uss-bench").get_all("Provides-Extra") or []
+    return next((one for one in known if requirement.marker.evaluate({"extra": one})), "another platform's")
+
+
+def check_compiler() -> Iterator[Finding]:
+    """Look for a C++ compiler, which only building pydensecrf needs."""
+    names = [*filter(None, [os.environ.get("CXX")]), "c++", "g++", "clang++", "cl"]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found:
+        yield Finding("compiler", "ok", f"{found} (needed to build pydensecrf only)")
+        return
+    advice = "Nothing, unless you want --crf pydensecrf: then install g++ or clang++."
+    yield Finding("compiler", "note", "none; the built-in CRF needs none", advice)
+
+
+def check_crf() -> Iterator[Finding]:
+    """Refine a tiny image with the built-in engine, and with pydensecrf where it is installed."""
+    import numpy as np
+
+    from uss_bench.crf import refine
+
+    image, logits = _scene()
+    refined = refine(image, logits)
+    sums = refined.sum(axis=0)
+    if not np.isfinite(refined).all() or abs(sums - 1).max() > 1e-4:
+        advice = "Reinstall numba and NumPy; set NUMBA_CACHE_DIR to an empty folder."
+        yield Finding("CRF, lattice", "problem", "its probabilities do not sum to one", advice)
+        return
+    yield Finding("CRF, lattice", "ok", "compiled, and refined an image")
+    try:
+        importlib.import_module("pydensecrf.densecrf")
+    except ModuleNotFoundError:
+        return  # told among the packages
+    reference = refine(image, logits, engine="pydensecrf")
+    differing = int((reference.argmax(axis=0) != refined.argmax(axis=0)).sum())
+    found = f"{differing} of {refined[0].size} pixels have another label than the lattice gives"
+    advice = "Do not mix engines; please report the versions." if differing else ""
+    yield Finding("CRF, pydensecrf", "problem" if differing else "ok", found, advice)
+
+
+def _scene() -> tuple[Any, Any]:
+    """Return an image uint8 (24, 32, 3) of two halves, and noisy logits float32 (3, 24, 32) of them."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(32)[None] >= 16, 24, axis=0).astype(int)
+    image = np.clip(80 + 90 * label[..., None] + rng.normal(0, 8, (24, 32, 3)), 0, 255).astype(np.uint8)
+    logits = 2 * np.eye(3)[label].transpose(2, 0, 1) + rng.normal(0, 1, (3, 24, 32))
+    return image, logits.astype(np.float32)
+
+
+def check_gpu() -> Iterator[Finding]:
+    """Multiply matrices on the GPU, if there is one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi"):
+            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+            advice = "Install the torch build that fits your driver: https://pytorch.org/get-started"
+            found = f"torch {torch.__version__} (built for {built}) cannot use the GPU of this machine"
+            yield Finding("GPU", "note", found, advice)
+            return
+        yield Finding("GPU", "note", "none: everything runs on the CPU, more slowly")
+        return
+    name = torch.cuda.get_device_name()
+    try:
+        square = torch.eye(64, device="cuda")
+        exact = bool(torch.equal(square @ square, square))
+        free, total = torch.cuda.mem_get_info()
+    except RuntimeError as error:
+        found = f"{name} cannot be used: {str(error).splitlines()[0]}"
+        advice = "Use --device cpu, or install the torch build that fits GPU and driver."
+        yield Finding("GPU", "problem", found, advice)
+        return
+    if not exact:
+        yield Finding("GPU", "problem", f"{name} multiplies wrongly", "Use --device cpu; suspect the driver.")
+        return
+    found = f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    advice = "Other processes hold its memory: nvidia-smi shows them." if free < 0.2 * total else ""
+    yield Finding("GPU", "note" if advice else "ok", found, advice)
+
+
+def check_folders(out: Path) -> Iterator[Finding]:
+    """Write a file into cache, results and temporary folder, and see how much room there is."""
+    from uss_bench.paths import CACHE_VARIABLE, cache_root
+
+    yield _folder(
+        "cache",
+        cache_root(),
+        unwritable=("note", f"Features are streamed in every run: set {CACHE_VARIABLE} to another folder."),
+        full="Features that do not fit are streamed: uss-bench cache prune, or another disk.",
+    )
+    yield _folder(
+        "results",
+        out,
+        unwritable=("problem", "Choose another folder: --out DIR."),
+        full="Choose another disk with --out, or make room.",
+    )
+    chosen = os.environ.get("TMPDIR")
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        yield Finding("TMPDIR", "problem", str(error), "Set TMPDIR to a folder that can be written.")
+        return
+    if chosen and Path(chosen).absolute() != temporary.absolute():
+        advice = "Set TMPDIR to a folder that can be written."
+        yield Finding("TMPDIR", "note", f"{chosen} cannot be used; {temporary} is", advice)
+    yield _folder(
+        "temporary",
+        temporary,
+        unwritable=("problem", "Set TMPDIR to a folder that can be written."),
+        full="Checkpoints of a run lie there: set TMPDIR to a folder on a larger disk.",
+    )
+
+
+def _folder(name: str, folder: Path, *, unwritable: tuple[State, str], full: str) -> Finding:
+    """Write a file where `folder` is, or where it would be made."""
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"uss-bench")
+            file.flush()
+            os.fsync(file.fileno())
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding(name, unwritable[0], f"{folder} cannot be written: {error.strerror}", unwritable[1])
+    found = f"{folder}, {free / 1e9:.1f} GB free"
+    if free < _ROOM:
+        return Finding(name, unwritable[0] if free < _TIGHT else "note", found, full)
+    return Finding(name, "ok", found)
+
+
+def check_encoding() -> Iterator[Finding]:
+    """Ask for UTF-8 where text is printed and where files are named."""
+    advice = "Set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8."
+    output = (sys.stdout.encoding or "none").lower().replace("_", "-")
+    names = sys.getfilesystemencoding().lower()
+    if output not in ("utf-8", "utf8"):
+        yield Finding("encoding", "problem", f"tables cannot be printed: the output is {output}", advice)
+    if names != "utf-8":
+        yield Finding("encoding", "problem", f"names of files may be lost: they are {names}", advice)
+    if output in ("utf-8", "utf8") and names == "utf-8":
+        yield Finding("encoding", "ok", "UTF-8 for output and for names of files")
+
+
+def check_threads() -> Iterator[Finding]:
+    """Compare the threads that torch takes with the cores that this process may use."""
+    import torch
+
+    cores, threads = usable_cores(), torch.get_num_threads()
+    settings = ", ".join(
+        f"{name}={os.environ[name]}"
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND")
+        if name in os.environ
+    )
+    found = f"{threads} of torch, {cores:g} usable of {os.cpu_count()} cores"
+    advice = ""
+    if threads > max(cores, 1):
+        advice = f"Threads wait for each other: set OMP_NUM_THREADS={max(int(cores), 1)}."
+    elif os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE":
+        advice = "Waiting threads take the cores from the CRF: unset OMP_WAIT_POLICY."
+    elif cores > 1 and threads == 1:
+        advice = "Training uses one core: unset OMP_NUM_THREADS, if the others are free."
+    yield Finding(
+        "threads", "note" if advice else "ok", f"{found} ({settings})" if settings else found, advice
+    )
+
+
+def usable_cores() -> float:
+    """Return how many cores this process may use: by its affinity, and by its control group's quota."""
+    allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(allowed, int(quota) / int(period))
+    except (OSError, ValueError):  # no control groups, or no quota ("max")
+        return allowed
