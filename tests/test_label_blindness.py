@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from uss_bench.kit.reach import reachable
 from uss_bench.runner import Outcome
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -106,30 +105,6 @@ def test_labels_choose_a_checkpoint_only_after_the_last_state_was_taken(run):
 
 
 # --- What can be reached -------------------------------------------------------------------------
-
-
-def reachable(*roots: object) -> Iterator[object]:
-    """Walk all that attributes, containers, closures and bound methods of objects lead to."""
-    todo, seen = list(roots), {}
-    while todo:
-        thing = todo.pop()
-        if id(thing) in seen or isinstance(thing, type):
-            continue
-        seen[id(thing)] = thing
-        yield thing
-        if isinstance(thing, Mapping):
-            todo += [*thing.keys(), *thing.values()]
-        elif isinstance(thing, list | tuple | set | frozenset):
-            todo += thing
-        elif isinstance(thing, MethodType):
-            todo += [thing.__self__, thing.__func__]
-        elif isinstance(thing, FunctionType):
-            todo += [cell.cell_contents for cell in thing.__closure__ or ()]
-            todo += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
-        elif isinstance(thing, functools.partial):
-            todo += [thing.func, thing.args, thing.keywords]
-        elif type(thing).__module__.startswith("uss_bench"):
-            todo += [getattr(thing, name) for name in dir(thing) if not name.startswith("__")]
 
 
 def watched(method: type, monkeypatch: pytest.MonkeyPatch) -> list[object]:
