@@ -47,7 +47,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
         write_runs(folder / "records", "beta", 0.6, notes=[HOSTILE], command=HOSTILE)
         write_runs(folder / "records", "constant", 0.2, backbone="none", sha256="")
         write_runs(folder / "records", "beta", 0.4, backbone="resnet")
-        write_runs(folder / "records", "beta", 0.4, dataset=HOSTILE[:20].replace("/", ""))
+        write_runs(folder / "records", "beta", 0.4, dataset="harbour")
         entries, _ = read_entries([folder / "records"])
         boards = compute.boards(gather(entries))
     picture = true_colour_png(np.zeros((3, 4, 3), dtype=np.uint8))
