@@ -195,7 +195,10 @@ _FACTS: dict[str, Callable[[Cell], str]] = {
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:
-    """Return, per cell, its method and the parameters that vary among its neighbours."""
+    """Return, per cell, its method and the parameters that vary among its neighbours.
+
+    A value that most of them have is left out, so that a study's rows are named by what they change.
+    """
     neighbours: dict[tuple[TableKey, str, str], list[Cell]] = {}
     for cell in cells:
         neighbours.setdefault((TableKey.of(cell), cell.backbone.name, cell.method.name), []).append(cell)
@@ -207,7 +210,7 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
         differs = [
             f"{name}={_shown(value)}"
             for name, value in params.items()
-            if any(other.method.params.get(name) != value for other in group)
+            if 2 * sum(other.method.params.get(name) == value for other in group) <= len(group)
         ]
         differs += [
             f"{name} {fact(cell)}"
