@@ -18,6 +18,9 @@ from uss_bench.errors import DataError, UsageError, did_you_mean
 from uss_bench.record_files import Arrays, read_arrays, read_record, record_files
 from uss_bench.records import Cell, Checkpoint, Refinement, RunRecord
 
+FLOORS = frozenset({"constant", "random"})
+"""Methods that look at no feature: what any other has to beat, and no mean over methods holds."""
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from uss_bench.contracts import Backbone, Dataset, Images, Labels, Method
 from uss_bench.errors import DataError, UsageError
+from uss_bench.features import FeatureStore
 from uss_bench.params import check_options, choose_preset, method_params, required_options, spec_defaults
+from uss_bench.paths import cache_root
 from uss_bench.protocol import Protocol, default_protocol, get_protocol
 from uss_bench.provenance import code_hash
 from uss_bench.records import BackboneId, Cell, DatasetId, MethodId
@@ -77,6 +81,22 @@ class Setup:
             defaults=spec_defaults(self.spec, **where),
         )
         return replace(self, params=params)
+
+    def open_store(self, device: torch.device, *, root: Path | None = None, **options: Any) -> FeatureStore:
+        """Return the feature store of this backbone, which moves to `device`.
+
+        Args:
+            root: folder of the store; None for the one in the user's cache.
+            options: `budget` and `log`, see `FeatureStore`.
+        """
+        return FeatureStore(
+            root or cache_root() / "features",
+            self.backbone.to(device),
+            positions=self.protocol.positions,
+            device=device,
+            dtype=self.feature_dtype,
+            **options,
+        )
 
     def cell(self, seed: int) -> Cell:
         return Cell(

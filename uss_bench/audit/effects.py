@@ -17,14 +17,11 @@ import msgspec
 import numpy as np
 
 from uss_bench.audit.pairs import Pair, find_pairs
-from uss_bench.collection import Entry, Setting
+from uss_bench.collection import FLOORS, Entry, Setting
 from uss_bench.errors import UsageError
 from uss_bench.protocol import get_protocol
 from uss_bench.records import Checkpoint, Refinement, RunRecord
 from uss_bench.scoring import Scores, score
-
-FLOORS = frozenset({"constant", "random"})
-"""Methods whose scores say what a rule gives away to a prediction that knows nothing; never averaged."""
 
 SCORING_RULES = ("extra_clusters", "matching", "absent_classes")
 

@@ -11,15 +11,12 @@ from uss_bench.board.curves import curves
 from uss_bench.board.model import SCORES, Board, Class, Measure, Row, Run, Score
 from uss_bench.board.published import published
 from uss_bench.claims import Claim
-from uss_bench.collection import Entry, Setting
+from uss_bench.collection import FLOORS, Entry, Setting
 from uss_bench.provenance import is_stale
 from uss_bench.records import CheckpointResult, Refinement
 from uss_bench.statistics.comparing import tiers_of
 from uss_bench.statistics.intervals import interval_of
 from uss_bench.statistics.sampling import Sampling
-
-FLOORS = frozenset({"constant", "random"})
-"""Methods that look at no feature: what any other has to beat."""
 
 _NO_BACKBONE = "none"
 _REFINEMENTS: tuple[Refinement, ...] = ("raw", "crf")

@@ -191,21 +191,15 @@ def execute(jobs: Sequence[Job], asked: Experiment) -> list[Outcome | Exception]
     from uss_bench import progress
     from uss_bench.crf import CrfPool
     from uss_bench.device import pick_device
-    from uss_bench.features import FeatureStore
     from uss_bench.monitor_plot import save_monitor
     from uss_bench.panels import save_panel
-    from uss_bench.paths import cache_root
     from uss_bench.record_files import read_record, record_path
     from uss_bench.runner import Outcome, run_cell
 
     shared = jobs[0].setup
     device = pick_device(asked.device)
-    store = FeatureStore(
-        cache_root() / "features",
-        shared.backbone.to(device),
-        positions=shared.protocol.positions,
-        device=device,
-        dtype=shared.feature_dtype,
+    store = shared.open_store(
+        device,
         budget=int(asked.store_budget * 1e9),
     )
     results: list[Outcome | Exception] = []

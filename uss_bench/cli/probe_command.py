@@ -89,8 +89,7 @@ def command(
     from uss_bench.crf import CrfPool
     from uss_bench.device import pick_device
     from uss_bench.errors import DataError, blame
-    from uss_bench.features import FeatureStore
-    from uss_bench.paths import atomic_write, cache_root
+    from uss_bench.paths import atomic_write
     from uss_bench.probe import (
         LABELS_USED,
         Embedding,
@@ -148,13 +147,7 @@ def command(
             state = load(read_state(where, known))
             method.load_state_dict({name: value.to(torch_device) for name, value in state.items()})
         subject = method
-    store = FeatureStore(
-        cache_root() / "features",
-        setup.backbone.to(torch_device),
-        positions=setup.protocol.positions,
-        device=torch_device,
-        dtype=setup.feature_dtype,
-    )
+    store = setup.open_store(torch_device)
     with CrfPool(setup.protocol.crf, workers=workers, log=progress.log) as pool:
         channels, raw, crf = probe(setup, subject, settings, store=store, pool=pool)
     result = ProbeResult(

@@ -217,8 +217,6 @@ def _repeat(
 ) -> Outcome:
     from uss_bench import progress
     from uss_bench.crf import CrfPool
-    from uss_bench.features import FeatureStore
-    from uss_bench.paths import cache_root
     from uss_bench.record_files import record_path
     from uss_bench.runner import run_cell
 
@@ -226,12 +224,8 @@ def _repeat(
     path = record_path(out, setup.cell(seed))
     if path.exists():
         raise UsageError(f"{path} is there already.", hint="Choose another folder: --out DIR.")
-    store = FeatureStore(
-        cache_root() / "features",
-        setup.backbone.to(device),
-        positions=setup.protocol.positions,
-        device=device,
-        dtype=setup.feature_dtype,
+    store = setup.open_store(
+        device,
         budget=int(recipe.options["store_budget"] * 1e9),
     )
     engine: Any = record.crf_engine

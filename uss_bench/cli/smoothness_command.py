@@ -44,24 +44,16 @@ def command(registry: Registry, request: dict[str, Any], seed: int, device: str,
     import torch
 
     from uss_bench.device import pick_device
-    from uss_bench.features import FeatureStore
     from uss_bench.geometry import Items
     from uss_bench.monitoring import sample_indices
     from uss_bench.nn import Standardizer
-    from uss_bench.paths import cache_root
     from uss_bench.setup import Request, resolve
     from uss_bench.smoothness import closeness, margin
     from uss_bench.smoothness_plot import save_figure
 
     setup = resolve(Request(method=_METHOD, **request), registry)
     torch_device = pick_device(device)
-    store = FeatureStore(
-        cache_root() / "features",
-        setup.backbone.to(torch_device),
-        positions=setup.protocol.positions,
-        device=torch_device,
-        dtype=setup.feature_dtype,
-    )
+    store = setup.open_store(torch_device)
     items = Items.for_training(
         setup.train_images,
         setup.protocol,

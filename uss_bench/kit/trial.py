@@ -209,13 +209,8 @@ class Trial:
 
     def _store(self, setup: Setup, device: torch.device) -> FeatureStore:
         if device not in self._stores:
-            self._stores[device] = FeatureStore(
-                Path(self._folder.name) / "features",
-                self.backbone.to(device),
-                positions=setup.protocol.positions,
-                device=device,
-                dtype=setup.feature_dtype,
-            )
+            root = Path(self._folder.name) / "features"
+            self._stores[device] = setup.open_store(device, root=root)
         return self._stores[device]
 
 

@@ -13,11 +13,9 @@ from matplotlib.figure import Figure
 from uss_bench import progress
 from uss_bench.collection import Entry
 from uss_bench.errors import DataError, UsageError, blame
-from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items, resize, scored_label
 from uss_bench.inputs import assemble
 from uss_bench.panels import cluster_colours
-from uss_bench.paths import cache_root
 from uss_bench.plots import style
 from uss_bench.plots.selection import describe_entries
 from uss_bench.plots.trained import Trained
@@ -82,12 +80,8 @@ def patch_codes(trained: Trained, *, images: int, points: int, device: torch.dev
     if setup.test_labels is None:
         raise UsageError(f"'{setup.dataset.name}' has no labels to colour an embedding by.")
     items = Items.for_evaluation(setup.test_images, setup.protocol, patch=setup.backbone.patch)
-    store = FeatureStore(
-        cache_root() / "features",
-        setup.backbone.to(device),
-        positions=setup.protocol.positions,
-        device=device,
-        dtype=setup.feature_dtype,
+    store = setup.open_store(
+        device,
         budget=0,  # features that are not there are not stored for a picture
         log=lambda message: None,
     )
