@@ -188,6 +188,57 @@ def test_two_processes_share_one_extraction(tmp_path):
     np.testing.assert_array_equal(here, there)
 
 
+def _extract_share(root: Path, part: int, barrier, results) -> None:
+    store = make_store(root)
+    barrier.wait(120)
+    store.extract(whole_images(), FACETS, part, 2)
+    results.put(store.encoded)
+
+
+def test_shares_built_at_the_same_time_are_the_extraction_of_one_process(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(3), spawn.Queue()
+    # The second share is given twice, as by a job that was started again while the first still ran.
+    others = [
+        spawn.Process(target=_extract_share, args=(tmp_path / "shared", 1, barrier, results))
+        for _ in range(2)
+    ]
+    for other in others:
+        other.start()
+    _extract_share(tmp_path / "shared", 0, barrier, results)
+    encoded = [results.get(timeout=120) for _ in range(3)]
+    for other in others:
+        other.join(60)
+        assert other.exitcode == 0
+    make_store(tmp_path / "alone").open(whole_images(), FACETS)
+    assert files(tmp_path / "shared") == files(tmp_path / "alone")
+    assert encoded.count(128 + 44) == 1  # shards 0 and 2; shard 1 may be computed twice, and is written once
+    assert sum(encoded) in (300, 300 + 128)
+
+
+def test_a_share_builds_its_own_shards_only_and_what_is_damaged_of_them(tmp_path):
+    make_store(tmp_path).extract(whole_images(), ["tokens"], 1, 3)
+    kept = next(tmp_path.glob("*/tokens/*.npy"))
+    assert [path.name for path in tmp_path.glob("*/tokens/*.npy")] == ["00001-of-00003.npy"]
+    flip_byte(kept)
+    store = make_store(tmp_path)
+    store.extract(whole_images(), ["tokens"], 1, 3)
+    store.extract(whole_images(), ["tokens"], 1, 3)
+    assert store.encoded == 128
+    opening = make_store(tmp_path)
+    torch.testing.assert_close(
+        opening.open(whole_images(), ["tokens"])[130]["tokens"], direct(whole_images(), 130)["tokens"]
+    )
+    assert opening.encoded == 300 - 128
+
+
+def test_shares_of_what_is_streamed_build_nothing(tmp_path):
+    store = make_store(tmp_path, budget=0)
+    store.extract(whole_images(), ["tokens"], 0, 2)
+    assert store.encoded == 0
+    assert not list(tmp_path.rglob("*.npy"))
+
+
 # --- Damage --------------------------------------------------------------------------------------
 
 

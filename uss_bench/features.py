@@ -5,7 +5,8 @@ them: backbone weights, position rule, images, geometry and dtype. A facet is a 
 plain ``.npy`` that is memory-mapped, with a sidecar that holds its checksum and the moments of its
 channels. A sidecar is renamed into place after its shard, so a shard without one does not exist:
 an interrupted extraction continues, and a damaged shard is found when the store is opened and built
-again. A lock per key lets two processes share a store.
+again. A lock per key lets two processes share a store. Several machines may divide one extraction among
+them (`FeatureStore.extract`): a share takes the lock only to look at a shard and to write it.
 
 fp16 moves a value by at most 5e-4 of it, half of its last bit; float32 is a switch. What does not
 fit the budget is streamed from the backbone instead, through the same interface. So are whole images:
@@ -81,24 +82,59 @@ class FeatureStore:
         Raises:
             DataError: when an image cannot be read or is smaller than a patch, or the disk is full.
         """
-        if not len(items):
-            raise DataError("There are no images to extract features from.")
-        folder = self.root / self.key(items)
-        probe = self._run_backbone(items[0][None], facets)
-        item_bytes = sum(value[0].numel() for value in probe.values()) * self.dtype.itemsize
-        needed = item_bytes * len(items)
-        shapes = {facet: tuple(value.shape[1:]) for facet, value in probe.items()}
-        layout = Shards(folder, shapes, self.dtype, len(items))
+        layout = self._layout(items, facets)
         if layout.is_complete():  # then nothing is written: the cache may be shared and read-only
             return FeatureReader(self, items, layout, stored=True)
-        if items.whole:
-            return FeatureReader(self, items, layout, stored=False)
-        reason = self._why_stream(folder, needed, layout)
-        if reason:
-            self.log(f"Features are streamed from the backbone, not stored: {reason}.")
+        if not self._may_store(items, layout):
             return FeatureReader(self, items, layout, stored=False)
         self._complete(layout, items, facets)
         return FeatureReader(self, items, layout, stored=True)
+
+    def extract(self, items: Items, facets: Sequence[str], part: int, parts: int) -> None:
+        """Build one job's share of what `open` would: of every `parts` shards that follow each other, one.
+
+        Shares may be built at the same time, on several machines that see the same folder. A shard that
+        two processes work on is written by the first. Nothing is done where `open` would stream.
+
+        Args:
+            part: which share, from 0 to `parts` - 1.
+
+        Raises:
+            DataError: as `open`.
+        """
+        layout = self._layout(items, facets)
+        if layout.is_complete() or not self._may_store(items, layout):
+            return
+        self._describe(layout, items)
+        share = range(part, layout.count, parts)
+        with progress.bar(total=sum(len(layout.items_of(shard)) for shard in share), label="features") as bar:
+            for shard in share:
+                with locked(layout.folder / "lock", self.log):
+                    missing = [facet for facet in facets if self._must_build(layout, facet, shard)]
+                if not missing:
+                    bar.update(len(layout.items_of(shard)))
+                    continue
+                arrays = self._encode_shard(layout, items, shard, missing, bar.update)
+                with locked(layout.folder / "lock", self.log):
+                    for facet, array in arrays.items():
+                        if layout.sidecar(facet, shard) is None:
+                            layout.write(facet, shard, array)
+
+    def _layout(self, items: Items, facets: Sequence[str]) -> Shards:
+        if not len(items):
+            raise DataError("There are no images to extract features from.")
+        probe = self._run_backbone(items[0][None], facets)
+        shapes = {facet: tuple(value.shape[1:]) for facet, value in probe.items()}
+        return Shards(self.root / self.key(items), shapes, self.dtype, len(items))
+
+    def _may_store(self, items: Items, layout: Shards) -> bool:
+        """Whether features that are not there may be kept; says why not where a user can change it."""
+        if items.whole:
+            return False
+        reason = self._why_stream(layout)
+        if reason:
+            self.log(f"Features are streamed from the backbone, not stored: {reason}.")
+        return not reason
 
     def key(self, items: Items) -> str:
         """Return the digest that names the folder of these items' features."""
@@ -126,7 +162,8 @@ class FeatureStore:
             raise ContractError(f"Backbone '{self.backbone.name}' did not return '{missing[0]}'.")
         return {facet: given[facet] for facet in facets}
 
-    def _why_stream(self, folder: Path, needed: int, layout: Shards) -> str | None:
+    def _why_stream(self, layout: Shards) -> str | None:
+        folder, needed = layout.folder, layout.bytes_needed()
         if needed > self.budget:
             return f"they take {needed / 1e9:.1f} GB and the budget is {self.budget / 1e9:.1f} GB"
         try:
@@ -143,9 +180,7 @@ class FeatureStore:
 
     def _complete(self, layout: Shards, items: Items, facets: Sequence[str]) -> None:
         with locked(layout.folder / "lock", self.log):
-            about = json.dumps({"backbone": self.backbone.name, **items.identity()}, indent=1)
-            with writing_to(layout.folder):
-                atomic_write(layout.folder / "about.json", about.encode())
+            self._describe(layout, items)
             todo: dict[int, list[str]] = {}
             for shard in range(layout.count):
                 missing = [facet for facet in facets if self._must_build(layout, facet, shard)]
@@ -154,7 +189,14 @@ class FeatureStore:
             count = sum(len(layout.items_of(shard)) for shard in todo)
             with progress.bar(total=count, label="features") as bar:
                 for shard, missing in todo.items():
-                    self._build(layout, items, shard, missing, bar.update)
+                    arrays = self._encode_shard(layout, items, shard, missing, bar.update)
+                    for facet, array in arrays.items():
+                        layout.write(facet, shard, array)
+
+    def _describe(self, layout: Shards, items: Items) -> None:
+        about = json.dumps({"backbone": self.backbone.name, **items.identity()}, indent=1)
+        with writing_to(layout.folder):
+            atomic_write(layout.folder / "about.json", about.encode())
 
     def _must_build(self, layout: Shards, facet: str, shard: int) -> bool:
         sound = layout.is_sound(facet, shard)
@@ -164,9 +206,9 @@ class FeatureStore:
             layout.sidecar_path(facet, shard).unlink(missing_ok=True)
         return not sound
 
-    def _build(
+    def _encode_shard(
         self, layout: Shards, items: Items, shard: int, facets: Sequence[str], advance: Callable[[int], Any]
-    ) -> None:
+    ) -> dict[str, np.ndarray]:
         indices = layout.items_of(shard)
         arrays = {f: np.empty((len(indices), *layout.shapes[f]), self.dtype) for f in facets}
         done = 0
@@ -182,7 +224,7 @@ class FeatureStore:
                     f"Backbone '{self.backbone.name}' gave '{facet}' that are not finite in {self.dtype}.",
                     hint="Try --feature-dtype float32, and check the weights.",
                 )
-            layout.write(facet, shard, array)
+        return arrays
 
 
 def to_unit_range(squares: np.ndarray, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ shard exists exactly when its sidecar does.
 from __future__ import annotations
 
 import contextlib
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -74,6 +75,10 @@ class Shards:
             return msgspec.json.decode(self.sidecar_path(facet, shard).read_bytes(), type=Sidecar)
         except (OSError, msgspec.DecodeError):
             return None
+
+    def bytes_needed(self) -> int:
+        values = sum(math.prod(shape) for shape in self.shapes.values())
+        return values * self.dtype.itemsize * self.n_items
 
     def bytes_present(self) -> int:
         sidecars = (self.sidecar(facet, shard) for facet in self.shapes for shard in range(self.count))
