@@ -75,7 +75,7 @@ class Registry:
     """
 
     def __init__(self, extra: Iterable[Path] = ()) -> None:
-        self._extra = [Path(path) for path in extra]
+        self.extra = [Path(path) for path in extra]
         self._found: dict[Kind, dict[str, Plugin]] = {}
 
     def names(self, kind: Kind) -> list[str]:
@@ -144,7 +144,7 @@ class Registry:
         return self._found[kind]
 
     def _folders(self, kind: Kind) -> Iterator[tuple[Path, str]]:
-        for path in self._extra:
+        for path in self.extra:
             yield from ((folder, "--plugin") for folder in _plugin_folders(path, "--plugin"))
         for text in filter(None, os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep)):
             folders = _plugin_folders(Path(text), ENVIRONMENT_VARIABLE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from uss_bench.records import BackboneId, Cell, DatasetId, MethodId
 from uss_bench.registry import Plugin, Registry
 from uss_bench.specs import DatasetSpec, MethodSpec, is_name
 from uss_bench.subset import digest, limited, limited_labels
+
+T = typing.TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,36 +120,55 @@ class Setup:
         )
 
 
-def resolve(request: Request, registry: Registry) -> Setup:
+class Loaded:
+    """Datasets and backbones that several requests name, each loaded once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, ...], Any] = {}
+
+    def once(self, make: Callable[[], T], *key: object) -> T:
+        """Return what `make` gave when it was first called under this key."""
+        name = tuple(map(repr, key))
+        if name not in self._kept:
+            self._kept[name] = make()
+        kept: T = self._kept[name]
+        return kept
+
+
+def resolve(request: Request, registry: Registry, loaded: Loaded | None = None) -> Setup:
     """Resolve a request.
+
+    Args:
+        loaded: what earlier requests have loaded, and what later ones may use; none of it changes.
 
     Raises:
         UsageError: for a wrong name, option or parameter.
         DataError: when data or weights are missing or wrong.
     """
+    loaded = loaded or Loaded()
     spec, plugin = registry.method(request.method)
-    dataset, dataset_spec = load_dataset(registry, request.dataset, request.dataset_options)
-    train_images = limited(dataset.images(dataset.train_split), request.limit)
-    test_images = limited(dataset.images(dataset.test_split), request.limit)
-    labels = dataset.labels(dataset.test_split)
-    test_labels = limited_labels(labels, request.limit) if labels is not None else None
-    for split, images in ((dataset.train_split, train_images), (dataset.test_split, test_images)):
-        if not len(images):
-            raise DataError(f"Dataset '{dataset.name}' has no images in split '{split}'.")
-
-    backbone_name = request.backbone or (dataset_spec.default_backbone if spec.facets else "none")
+    data = loaded.once(
+        lambda: _load_data(request, registry),
+        *("data", request.dataset, sorted(request.dataset_options.items()), request.limit),
+    )
+    dataset = data.dataset
+    backbone_name = request.backbone or (data.spec.default_backbone if spec.facets else "none")
     if not backbone_name:
         raise UsageError(
             f"Method '{spec.name}' reads frozen features, and '{dataset.name}' has no default backbone.",
             hint="Choose one: --backbone NAME (any timm ViT, or one that 'uss-bench ls backbones' shows).",
         )
     protocol = get_protocol(request.protocol) if request.protocol else None
-    backbone = load_backbone(
-        registry,
-        backbone_name,
-        weights=request.weights,
-        alias=request.backbone_name,
-        positions=protocol.positions if protocol else "dino",
+    positions = protocol.positions if protocol else "dino"
+    backbone = loaded.once(
+        lambda: load_backbone(
+            registry,
+            backbone_name,
+            weights=request.weights,
+            alias=request.backbone_name,
+            positions=positions,
+        ),
+        *("backbone", backbone_name, request.weights, request.backbone_name, positions),
     )
     protocol = protocol or get_protocol(default_protocol(backbone.patch))
     sides = [protocol.train_side] + ([protocol.eval_side] if protocol.extent == "square" else [])
@@ -168,18 +189,43 @@ def resolve(request: Request, registry: Registry) -> Setup:
         ),
         preset=preset.name if preset else None,
         dataset=dataset,
-        dataset_spec=dataset_spec,
-        train_images=train_images,
-        test_images=test_images,
-        test_labels=test_labels,
+        dataset_spec=data.spec,
+        train_images=data.train_images,
+        test_images=data.test_images,
+        test_labels=data.test_labels,
         backbone=backbone,
         protocol=protocol,
         alpha=protocol.alpha if spec.alpha is None else spec.alpha,
         limit=request.limit,
         feature_dtype=request.feature_dtype,
-        code=code_hash(plugin.folder),
-        fingerprint=data_fingerprint(dataset, train_images, test_images, test_labels),
+        code=loaded.once(lambda: code_hash(plugin.folder), "code", plugin.folder),
+        fingerprint=data.fingerprint,
     )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A dataset as a request sees it: limited, and with the digest of what is used of it."""
+
+    dataset: Dataset
+    spec: DatasetSpec
+    train_images: Images
+    test_images: Images
+    test_labels: Labels | None
+    fingerprint: str
+
+
+def _load_data(request: Request, registry: Registry) -> _Data:
+    dataset, spec = load_dataset(registry, request.dataset, request.dataset_options)
+    train_images = limited(dataset.images(dataset.train_split), request.limit)
+    test_images = limited(dataset.images(dataset.test_split), request.limit)
+    labels = dataset.labels(dataset.test_split)
+    test_labels = limited_labels(labels, request.limit) if labels is not None else None
+    for split, images in ((dataset.train_split, train_images), (dataset.test_split, test_images)):
+        if not len(images):
+            raise DataError(f"Dataset '{dataset.name}' has no images in split '{split}'.")
+    fingerprint = data_fingerprint(dataset, train_images, test_images, test_labels)
+    return _Data(dataset, spec, train_images, test_images, test_labels, fingerprint)
 
 
 def data_fingerprint(dataset: Dataset, train: Images, test: Images, labels: Labels | None) -> str:

@@ -77,6 +77,18 @@ class SplitSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who trains or tests on it."""
 
 
+class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one run asks of the machine that a launcher starts it on; see docs/launchers.md.
+
+    The defaults suit a method that reads frozen features of a few thousand images.
+    """
+
+    cpus: Annotated[int, msgspec.Meta(ge=1)] = 2
+    gpus: Annotated[int, msgspec.Meta(ge=0)] = 0
+    memory_gb: Annotated[float, msgspec.Meta(gt=0)] = 8.0
+    minutes: Annotated[int, msgspec.Meta(ge=1)] = 120
+
+
 class PluginSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
     """What every plugin states; the key ``kind`` says which of the three it is."""
 
@@ -105,6 +117,7 @@ class MethodSpec(PluginSpec, frozen=True, tag="method"):
     defaults: list[Defaults] = []
     """Applied in order, before presets and the user's choice."""
     presets: list[Preset] = []
+    resources: Resources = Resources()
 
     @property
     def facets(self) -> list[str]:
