@@ -34,6 +34,7 @@ _COMMANDS = {
     "regress": "Say which numbers moved that should not have.",
     "errors": "Attribute the errors of a run to classes.",
     "audit": "Say what differs between protocols or papers, what it costs, and what is wrong in records.",
+    "merge": "Join the results of several machines in one folder.",
     "rerun": "Repeat a record from its own command, and say whether its numbers are the same.",
     "cache": "Show, check and empty the cache.",
     "doctor": "Say whether everything that uss-bench needs works here.",
