@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -132,7 +132,7 @@ class TimedContext:
     device = CPU
 
     def __init__(self, features: Live | FeatureReader) -> None:
-        self.steps: list[float] = []
+        self.seconds: list[float] = []
         self._features = features
 
     def features(self, facets: Sequence[str]) -> Live | FeatureReader:
@@ -141,11 +141,11 @@ class TimedContext:
     def generator(self, purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(0)
 
-    def progress(self, iterable: Iterable[T], *, total: int, label: str) -> Iterator[T]:
-        for item in iterable:
+    def steps(self, total: int, /, *, label: str = "", **keep: object) -> Iterator[int]:
+        for step in range(1, total + 1):
             start = time.perf_counter()
-            yield item
-            self.steps.append(time.perf_counter() - start)
+            yield step
+            self.seconds.append(time.perf_counter() - start)
 
     def derived(self, name: str, build: Callable[[Any], Any]) -> dict[str, np.ndarray]:
         """Return a table of random neighbours: whose features they are is all the same to the clock."""
@@ -176,4 +176,4 @@ def step_seconds(
     torch.manual_seed(0)
     with patch.object(module, name, form if literal else getattr(module, name)):
         learner(clusters=27, steps=steps + 1, batch_size=batch_size).train(None, context)
-    return statistics.median(context.steps[1:])
+    return statistics.median(context.seconds[1:])

@@ -142,6 +142,9 @@ class FakeContext:
     def progress(self, iterable: Iterable[int], *, total: int, label: str) -> Iterator[int]:
         return iter(iterable)
 
+    def steps(self, total: int, /, *, label: str = "", **keep: object) -> Iterator[int]:
+        return iter(range(1, total + 1))
+
     def report(self, step: int, **scalars: float | Tensor) -> None:
         values = {name: float(torch.as_tensor(value).detach()) for name, value in scalars.items()}
         self.reports.append((step, values))

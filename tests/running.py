@@ -34,7 +34,7 @@ class Run:
     def __call__(
         self, method: str, dataset: str = "tiny", *, seed: int = 0, budget: int = 10**9, **request: Any
     ) -> Outcome:
-        """Run a method on a dataset.
+        """Run a method on a dataset, whatever there is of it.
 
         Args:
             budget: of the feature store; 0 streams.
@@ -43,7 +43,9 @@ class Run:
         setup = self.setup(method, dataset, **request)
         store = self.store(setup, budget)
         with CrfPool(setup.protocol.crf, workers=1) as pool:
-            return run_cell(setup, seed, store=store, pool=pool, out=self.results, crf_engine="lattice")
+            return run_cell(
+                setup, seed, store=store, pool=pool, out=self.results, crf_engine="lattice", force=True
+            )
 
     @property
     def results(self) -> Path:

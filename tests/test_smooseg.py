@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fakes import FakeContext, MemoryFeatures, method_module, planted
 from torch import Tensor
 
-from uss_bench.nn import Projector, Standardizer, cosine_logits, near_derangement, shuffled_batches
+from uss_bench.nn import Projector, ShuffledBatches, Standardizer, cosine_logits, near_derangement
 from uss_bench.scoring import count, score
 
 smooseg = method_module("smooseg")
@@ -288,7 +288,7 @@ def test_a_standardiser_centres_and_scales_and_leaves_constant_channels_unscaled
 
 @pytest.mark.parametrize(("items", "size", "per_epoch"), [(10, 3, 3), (6, 3, 2), (2, 5, 1)])
 def test_batches_permute_all_items_each_epoch_and_drop_the_short_rest(items, size, per_epoch):
-    batches = shuffled_batches(items, size, torch.Generator().manual_seed(0))
+    batches = ShuffledBatches(items, size, torch.Generator().manual_seed(0))
     epochs = [[next(batches) for _ in range(per_epoch)] for _ in range(4)]
     for epoch in epochs:
         drawn = [index for batch in epoch for index in batch]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -179,6 +179,18 @@ class Features(Protocol):
         ...
 
 
+class Stateful(Protocol):
+    """What can say and resume its state: a module, an optimiser, a sampler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
+
+
+Kept = Stateful | Tensor | torch.Generator
+"""What a training loop changes from step to step. A tensor must be changed in place."""
+
+
 class Context(Protocol):
     """What the harness lends to a method while it trains."""
 
@@ -187,11 +199,21 @@ class Context(Protocol):
     patch: int
     """Side of the backbone's patch: what `backbone` is given must have multiples of it."""
     scratch: Path
-    """A folder of the run's own, deleted after it."""
+    """A folder of the run's own, deleted when its record is written."""
 
     def log(self, message: str) -> None: ...
 
     def progress(self, iterable: Iterable[T], *, total: int, label: str) -> Iterator[T]: ...
+
+    def steps(self, total: int, /, *, label: str = "training", **keep: Kept) -> Iterator[int]:
+        """Yield the steps of training, 1 to `total`, such that a run that is killed can go on.
+
+        Every minute the states of all in `keep` are put on disk, with those of the global random
+        generators and what was reported and offered so far. A run that was killed finds them: then all in
+        `keep` takes up its state, and the first step is the one after. The record is then the same as
+        that of a run without interruption, if `keep` names all that a step reads and changes.
+        """
+        ...
 
     def report(self, step: int, **scalars: float | Tensor) -> None:
         """Put label-free training curves into the record; a NaN or infinity ends the run.

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from uss_bench import progress
 from uss_bench.contracts import Features
 from uss_bench.errors import UsageError
 from uss_bench.geometry import Items
+from uss_bench.locking import locked
 from uss_bench.shards import ITEMS_PER_SHARD, Shards, channel_sums, writing_to
 
 if TYPE_CHECKING:
@@ -111,7 +111,9 @@ class FeatureReader(Features):
             writable = True
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(path.with_suffix(".lock"), self._store.log))
+                stack.enter_context(
+                    locked(path.with_suffix(".lock"), self._store.log, "works on the same features")
+                )
             except OSError:
                 writable = False  # built in every run, as features are then streamed in every run
             kept = _load_arrays(path)
@@ -135,18 +137,3 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray] | None:
             return {key: kept[key] for key in kept.files}
     except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
         return None
-
-
-@contextlib.contextmanager
-def locked(path: Path, log: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock file, saying so when another process holds it first."""
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0.5)
-    except filelock.Timeout:
-        log(f"Another process works on the same features; waiting for it ({path}).")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

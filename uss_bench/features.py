@@ -15,6 +15,7 @@ their features differ in size, and the CRF at native resolution takes far longer
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,8 +32,9 @@ from torch import Tensor
 from uss_bench import progress
 from uss_bench.contracts import Backbone
 from uss_bench.errors import ContractError, DataError, RunError
-from uss_bench.feature_reader import FeatureReader, locked
+from uss_bench.feature_reader import FeatureReader
 from uss_bench.geometry import Items
+from uss_bench.locking import locked
 from uss_bench.paths import atomic_write
 from uss_bench.shards import Shards, writing_to
 
@@ -109,13 +111,13 @@ class FeatureStore:
         share = range(part, layout.count, parts)
         with progress.bar(total=sum(len(layout.items_of(shard)) for shard in share), label="features") as bar:
             for shard in share:
-                with locked(layout.folder / "lock", self.log):
+                with self._locked(layout):
                     missing = [facet for facet in facets if self._must_build(layout, facet, shard)]
                 if not missing:
                     bar.update(len(layout.items_of(shard)))
                     continue
                 arrays = self._encode_shard(layout, items, shard, missing, bar.update)
-                with locked(layout.folder / "lock", self.log):
+                with self._locked(layout):
                     for facet, array in arrays.items():
                         if layout.sidecar(facet, shard) is None:
                             layout.write(facet, shard, array)
@@ -178,8 +180,11 @@ class FeatureStore:
             return f"they take {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left"
         return None
 
+    def _locked(self, layout: Shards) -> contextlib.AbstractContextManager[None]:
+        return locked(layout.folder / "lock", self.log, "works on the same features")
+
     def _complete(self, layout: Shards, items: Items, facets: Sequence[str]) -> None:
-        with locked(layout.folder / "lock", self.log):
+        with self._locked(layout):
             self._describe(layout, items)
             todo: dict[int, list[str]] = {}
             for shard in range(layout.count):

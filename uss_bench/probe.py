@@ -30,7 +30,7 @@ from uss_bench.evaluation import Evaluator
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
 from uss_bench.inputs import Inputs
-from uss_bench.nn import Standardizer, shuffled_batches
+from uss_bench.nn import ShuffledBatches, Standardizer
 from uss_bench.records import BackboneId, DatasetId, ScoreRow
 from uss_bench.runner import score_row
 from uss_bench.scoring import score
@@ -202,7 +202,7 @@ def train_probe(
     model.standardize.fit((mean, deviation))
     model.to(_code(subject, inputs, [0]).device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
-    batches = shuffled_batches(len(items), settings.batch_size, generator)
+    batches = ShuffledBatches(len(items), settings.batch_size, generator)
     for step in progress.track(range(1, settings.steps + 1), total=settings.steps, label=LABELS_USED):
         chosen = next(batches)
         code = _code(subject, inputs, chosen)

@@ -114,7 +114,7 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in _LIBRARIES},
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
@@ -138,7 +138,8 @@ def git_state() -> str:
         return ""
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name as the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

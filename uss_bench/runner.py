@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import math
 import random
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,17 @@ from msgspec.structs import replace
 from safetensors.torch import load, save
 
 from uss_bench import progress
-from uss_bench.context import Clock, RunContext, derive_seed, portable_state
+from uss_bench.context import SNAPSHOT_SECONDS, Clock, RunContext, derive_seed, portable_state
 from uss_bench.contracts import Method
 from uss_bench.crf import CrfPool
-from uss_bench.errors import UssBenchError, blame
+from uss_bench.errors import DataError, UssBenchError, blame
 from uss_bench.evaluation import Evaluation, Evaluator
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
 from uss_bench.monitoring import collapse_warning, monitor, sample_batches
 from uss_bench.protocol import Protocol
 from uss_bench.provenance import environment
-from uss_bench.record_files import Arrays, record_path, write_record
+from uss_bench.record_files import Arrays, read_record, record_path, write_record
 from uss_bench.records import (
     SCHEMA,
     Candidate,
@@ -40,6 +40,7 @@ from uss_bench.records import (
 )
 from uss_bench.scoring import Scores, score_under
 from uss_bench.setup import Setup
+from uss_bench.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,22 @@ def run_cell(
     command: str = "",
     notes: tuple[str, ...] = (),
     labels_used: tuple[str, ...] = (),
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
+    force: bool = False,
 ) -> Outcome:
-    """Run one cell and write its record.
+    """Run one cell and write its record, or return the record that is there.
+
+    What a killed run of the same cell left is taken up. While another process runs the cell this one
+    waits, and returns that one's record.
+
+    Args:
+        snapshot_seconds: how much training a kill may cost.
+        force: run the cell from its beginning, whatever there is of it.
 
     Raises:
         UssBenchError: when the run fails, after a record with its reason was written.
     """
+    workspace = Workspace.of(out, setup.cell(seed))
     base = RunRecord(
         schema=SCHEMA,
         id=setup.cell(seed).id,
@@ -82,16 +93,44 @@ def run_cell(
         notes=[*notes, *([f"preset {setup.preset}"] if setup.preset else [])],
         labels_used=list(labels_used),
     )
+    with workspace.claim():
+        if force:
+            workspace.forget()
+        elif workspace.record.exists():
+            return Outcome(workspace.record, read_record(workspace.record))
+        return _run_and_record(setup, base, store, pool, out, workspace.folder, snapshot_seconds)
+
+
+def _run_and_record(
+    setup: Setup,
+    base: RunRecord,
+    store: FeatureStore,
+    pool: CrfPool,
+    out: Path,
+    folder: Path,
+    snapshot_seconds: float,
+) -> Outcome:
     clock = Clock()
     encoded_before, fallbacks_before = store.encoded, pool.fallbacks
+    make_context = partial(
+        RunContext,
+        store=store,
+        seed=base.cell.seed,
+        scratch=folder,
+        code=setup.code,
+        clock=clock,
+        snapshot_seconds=snapshot_seconds,
+    )
     try:
-        with tempfile.TemporaryDirectory(prefix="uss-bench-") as scratch:
-            record, arrays, state = _run(setup, seed, base, store, pool, Path(scratch), clock)
+        record, arrays, state = _run(setup, base, store, pool, clock, make_context)
     except Exception as error:
         reason = str(error) if isinstance(error, UssBenchError) else f"{type(error).__name__}: {error}"
         failed = replace(base, status="failed", reason=reason, phases=clock.phases)
-        path, _ = write_record(out, failed, None, None)
-        progress.log(f"The reason is kept in {path}.")
+        try:
+            path, _ = write_record(out, failed, None, None)
+            progress.log(f"The reason is kept in {path}.")
+        except DataError as unwritten:  # a full disk may well be the reason, which is told all the same
+            progress.log(f"The reason is not kept: {unwritten.what}")
         raise
     record = replace(record, phases=clock.phases, encoded_items=store.encoded - encoded_before)
     if fallbacks := pool.fallbacks - fallbacks_before:
@@ -104,12 +143,11 @@ def run_cell(
 
 def _run(
     setup: Setup,
-    seed: int,
     base: RunRecord,
     store: FeatureStore,
     pool: CrfPool,
-    scratch: Path,
     clock: Clock,
+    make_context: Callable[..., RunContext],
 ) -> tuple[RunRecord, Arrays, bytes]:
     items = Items.for_training(
         setup.train_images,
@@ -117,12 +155,10 @@ def _run(
         dataset_five_crop=setup.dataset_spec.five_crop,
         patch=setup.backbone.patch,
     )
-    seed_everything(seed)
+    seed_everything(base.cell.seed)
     with blame(f"Method '{setup.spec.name}'", "training"):
         method = setup.make_method()
-        context = RunContext(
-            method=method, items=items, store=store, seed=seed, scratch=scratch, code=setup.code, clock=clock
-        )
+        context = make_context(method=method, items=items)
         with clock.phase("train"):
             method.train(setup.train_images, context)
         state = save(portable_state(method))
@@ -146,6 +182,7 @@ def _run(
         candidates=candidates,
         curves=context.curves,
         monitor=points,
+        notes=[*base.notes, *context.resumed],
     )
     if warning := collapse_warning(points, last.clusters):
         progress.log(f"Warning: {warning}.")

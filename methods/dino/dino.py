@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn import Standardizer, cosine_logits, shuffled_batches
+from uss_bench.nn import ShuffledBatches, Standardizer, cosine_logits
 
 
 @dataclass(kw_only=True)
@@ -41,7 +41,7 @@ class DinoKMeans:
         if self.standardize:
             self.standardizer.fit(features.moments("tokens"))
         self.standardizer.to(ctx.device)
-        batches = shuffled_batches(len(features), self.batch_size, ctx.generator("batches"))
+        batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
         rng = ctx.generator("k-means++")
 
         def unit_patches() -> Tensor:
@@ -55,14 +55,14 @@ class DinoKMeans:
         self.centroids = kmeans_plus_plus(sample[keep], self.clusters, rng)
 
         seen = torch.zeros(self.clusters, device=ctx.device)
-        for step in ctx.progress(range(1, self.steps + 1), total=self.steps, label="dino"):
+        for step in ctx.steps(self.steps, centroids=self.centroids, seen=seen, batches=batches):
             patches = unit_patches()
             cosine, nearest = (patches @ self.centroids.T).max(dim=1)
             counts = torch.bincount(nearest, minlength=self.clusters).float()
             sums = torch.zeros_like(self.centroids).index_add_(0, nearest, patches)
             seen += counts
             moved = self.centroids + (sums - counts[:, None] * self.centroids) / seen.clamp(min=1)[:, None]
-            self.centroids = F.normalize(moved, dim=1)
+            self.centroids.copy_(F.normalize(moved, dim=1))
             if step == 1 or step % 50 == 0:
                 ctx.report(step, inertia=1 - cosine.mean())
             if step % self.checkpoint_every == 0:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn import Projector, Standardizer, cosine_logits, near_derangement, shuffled_batches
+from uss_bench.nn import Projector, ShuffledBatches, Standardizer, cosine_logits, near_derangement
 
 from .pair_loss import mean_pair_loss
 
@@ -107,8 +107,8 @@ class DS2DL:
         ]
         optimizer = OPTIMIZERS[self.optimizer](groups)
         pairs = ctx.generator("pairs")
-        batches = shuffled_batches(len(features), self.batch_size, ctx.generator("batches"))
-        for step in ctx.progress(range(1, self.steps + 1), total=self.steps, label="ds2dl"):
+        batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
+        for step in ctx.steps(self.steps, net=net, optimizer=optimizer, pairs=pairs, batches=batches):
             f = net.standardizer(features.batch(next(batches))["tokens"])
             terms = self.losses(f, near_derangement(len(f), pairs).to(f.device))
             total = torch.stack([getattr(self, f"weight_{name}") * term for name, term in terms.items()])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn import Projector, Standardizer, cosine_logits, near_derangement, shuffled_batches
+from uss_bench.nn import Projector, ShuffledBatches, Standardizer, cosine_logits, near_derangement
 
 
 @dataclass(kw_only=True)
@@ -67,8 +67,8 @@ class SmooSeg:
             ]
         )
         pairs = ctx.generator("pairs")
-        batches = shuffled_batches(len(features), self.batch_size, ctx.generator("batches"))
-        for step in ctx.progress(range(1, self.steps + 1), total=self.steps, label="smooseg"):
+        batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
+        for step in ctx.steps(self.steps, net=net, optimizer=optimizer, pairs=pairs, batches=batches):
             f = net.standardizer(features.batch(next(batches))["tokens"])
             smooth, data_term = self.losses(f, near_derangement(len(f), pairs).to(f.device))
             net.update_teacher(self.momentum)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Features, Images
-from uss_bench.nn import Projector, Standardizer, cosine_logits, near_derangement, shuffled_batches
+from uss_bench.nn import Projector, ShuffledBatches, Standardizer, cosine_logits, near_derangement
 
 
 @dataclass(kw_only=True)
@@ -96,8 +96,8 @@ class Stego:
         ]
         optimizer = torch.optim.Adam(groups)  # the code's separate optimisers: Adam is elementwise
         draws = ctx.generator("positives, points and partners")
-        batches = shuffled_batches(len(features), self.batch_size, ctx.generator("batches"))
-        for step in ctx.progress(range(1, self.steps + 1), total=self.steps, label="stego"):
+        batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
+        for step in ctx.steps(self.steps, net=net, optimizer=optimizer, draws=draws, batches=batches):
             items = torch.as_tensor(next(batches))
             f_pos = None if table is None else read(positives(table, items, self.ranks, draws))
             terms = self.losses(read(items), f_pos, draws)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Features, Images
 from uss_bench.geometry import square
-from uss_bench.nn import Standardizer, shuffled_batches
+from uss_bench.nn import ShuffledBatches, Standardizer
 
 
 @dataclass(kw_only=True)
@@ -43,7 +43,7 @@ class AttentionGradient:
         self.build(len(mean), ctx.device)
         self.net[0].fit(features.moments("tokens"))
         optimizer = torch.optim.Adam(self.net.parameters(), lr=self.lr)
-        batches = shuffled_batches(len(data), self.batch_size, ctx.generator("batches"))
+        batches = ShuffledBatches(len(data), self.batch_size, ctx.generator("batches"))
         for step in ctx.progress(range(1, self.steps + 1), total=self.steps, label="attention-gradient"):
             squares = [square(data.image(index), self.side, "bicubic") for index in next(batches)]
             images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2) / 255

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn import shuffled_batches
+from uss_bench.nn import ShuffledBatches
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,7 @@ class CnnViews:
         self.net.to(ctx.device).train()
         optimizer = torch.optim.Adam(self.net.parameters(), lr=self.lr)
         views = ctx.generator("views")
-        batches = shuffled_batches(len(data), self.batch_size, ctx.generator("batches"))
+        batches = ShuffledBatches(len(data), self.batch_size, ctx.generator("batches"))
         for step in ctx.progress(range(1, self.steps + 1), total=self.steps, label="cnn-views"):
             # Native sizes may differ, so an image is cut before it is stacked.
             images = [as_tensor(data.image(index), ctx.device) for index in next(batches)]

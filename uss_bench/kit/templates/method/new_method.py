@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn import Standardizer, cosine_logits, shuffled_batches
+from uss_bench.nn import ShuffledBatches, Standardizer, cosine_logits
 
 
 @dataclass(kw_only=True)
@@ -43,8 +43,8 @@ class NewMethod:
         net.to(ctx.device)
 
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
-        batches = shuffled_batches(len(features), self.batch_size, ctx.generator("batches"))
-        for step in ctx.progress(range(1, self.steps + 1), total=self.steps, label="new-method"):
+        batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
+        for step in ctx.steps(self.steps, net=net, optimizer=optimizer, batches=batches):
             code = self.embed(features.batch(next(batches)))
             contrast = neighbour_contrast(code, self.tau)
             # The prototypes follow the code, and do not move it.

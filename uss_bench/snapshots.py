@@ -1,0 +1,119 @@
+"""Snapshots of training: all that a killed run needs to go on as if nothing had happened.
+
+A snapshot holds what the method names (networks, optimisers, generators, samplers, tensors), the
+states of the global random generators, and what the context has gathered. It is a torch file, read
+with ``weights_only``: data, and nothing that could run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uss_bench.contracts import Kept
+from uss_bench.errors import ContractError, DataError
+from uss_bench.paths import atomic_write
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+def save_snapshot(path: Path, kept: Mapping[str, Kept], extra: Mapping[str, Any]) -> None:
+    """Write a snapshot, whole or not at all: a SHA-256, and the torch file that it belongs to.
+
+    Args:
+        kept: what the method named; their states are written, not they themselves.
+        extra: the caller's, plain values.
+
+    Raises:
+        DataError: when the disk is full or cannot be written; the snapshot before stays.
+    """
+    content = {
+        "kept": {name: _state(name, one) for name, one in kept.items()},
+        "random": _random_state(),
+        "extra": dict(extra),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    packed = buffer.getvalue()
+    try:
+        atomic_write(path, hashlib.sha256(packed).digest() + packed)
+    except OSError as error:
+        raise DataError(
+            f"The state of training cannot be kept in {path.parent}: {error.strerror}.",
+            hint="Free some space, or choose another folder with --out.",
+        ) from None
+
+
+def read_snapshot(path: Path, kept: Mapping[str, Kept], device: torch.device) -> dict[str, Any] | None:
+    """Return the content of a snapshot of `kept`, for `restore`; None when there is none.
+
+    Raises:
+        DataError: when it is damaged, or of other things.
+    """
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            raise ValueError("its digest is another")
+        found: dict[str, Any] = torch.load(
+            io.BytesIO(content[_DIGEST:]), map_location=device, weights_only=True
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}.") from None
+    if found["kept"].keys() != kept.keys():
+        raise DataError(f"{path} holds {', '.join(found['kept'])}, and not {', '.join(kept)}.")
+    return found
+
+
+def restore(found: Mapping[str, Any], kept: Mapping[str, Kept]) -> None:
+    """Bring `kept` and the global random generators into the state of a snapshot."""
+    for name, one in kept.items():
+        state = found["kept"][name]
+        if isinstance(one, torch.Generator):
+            one.set_state(state.cpu())
+        elif isinstance(one, Tensor):
+            with torch.no_grad():
+                one.copy_(state)
+        else:
+            one.load_state_dict(state)
+    _restore_random(found["random"])
+
+
+def _state(name: str, one: Kept) -> Any:
+    if isinstance(one, torch.Generator):
+        return one.get_state()
+    if isinstance(one, Tensor):
+        return one.detach().clone()
+    if not hasattr(one, "state_dict"):
+        raise ContractError(
+            f"'{name}' is to be kept through an interruption, and a {type(one).__name__} has no state_dict."
+        )
+    return one.state_dict()
+
+
+def _random_state() -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - methods may use the global generator
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "python": random.getstate(),
+    }
+
+
+def _restore_random(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    random.setstate(state["python"])

@@ -1,0 +1,81 @@
+"""The folder of a cell at work: its lock, the snapshot of its training, and the checkpoints offered so far.
+
+It lies beside the records, as ``OUT/<dataset>/.work/<stem>/``, so that whoever may write the record
+may also go on with it, on another machine as well. A run that is killed leaves it, and the next
+one goes on from there; with the record written it has no more use, and goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from uss_bench import progress
+from uss_bench.errors import DataError
+from uss_bench.locking import is_locked, locked
+from uss_bench.record_files import record_path
+from uss_bench.records import Cell
+
+FOLDER = ".work"
+"""Of a dataset's results, where its cells at work have their folders."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the work on one cell lies."""
+
+    folder: Path
+    record: Path
+    """Where the record will be."""
+
+    @classmethod
+    def of(cls, out: Path, cell: Cell) -> Workspace:
+        record = record_path(out, cell)
+        return cls(record.parent / FOLDER / record.stem, record)
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
+    def is_busy(self) -> bool:
+        """Whether a process is at work on the cell, as far as locks are seen from this machine."""
+        return is_locked(self.lock)
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the cell, waiting for whoever holds it; at the end the folder goes if the record is there.
+
+        Raises:
+            DataError: when the results folder cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                self._lock_in(stack)
+            except OSError as error:
+                raise DataError(
+                    f"Results cannot be written to {self.record.parent}: {error.strerror}.",
+                    hint="Choose another folder with --out.",
+                ) from None
+            yield
+            if self.record.exists():  # only then: whoever waits for a lock that is gone finds the record
+                shutil.rmtree(self.folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    self.folder.parent.rmdir()  # when it was the last
+
+    def _lock_in(self, stack: contextlib.ExitStack) -> None:
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(self.lock, progress.log, "runs the same cell"))
+            except FileNotFoundError:
+                continue  # whoever had the folder has finished in this moment, and removed it
+            return
+
+    def forget(self) -> None:
+        """Remove what a claimed folder holds of work done before."""
+        for path in self.folder.iterdir():
+            if path != self.lock:
+                path.unlink() if path.is_file() else shutil.rmtree(path)
