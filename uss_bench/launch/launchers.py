@@ -17,7 +17,7 @@ from uss_bench.specs import decode_toml
 GROUP = "uss_bench.launchers"
 """The entry points of other distributions, whose value is ``module:object``."""
 
-BUILT_IN = {"local": "uss_bench.launch.local:Local"}
+BUILT_IN = {"local": "uss_bench.launch.local:Local", "slurm": "uss_bench.launch.slurm:Slurm"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Which jobs a plan's tasks became: kept in a file, for jobs outlive the command that submitted them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from uss_bench.errors import DataError
+from uss_bench.launch.launcher import State
+from uss_bench.paths import atomic_write
+from uss_bench.specs import JSON_ERRORS
+
+
+class Submitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a task that was submitted."""
+
+    job: str
+    """``12``, or ``12_3`` in an array."""
+    at: str
+    ended: State | None = None
+    """What it came to, where only SLURM could say so; SLURM forgets jobs within minutes."""
+
+
+class Ledger:
+    """The jobs of a plan by the id of their task.
+
+    Args:
+        path: of the file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, Submitted]:
+        """Return all that was submitted.
+
+        Raises:
+            DataError: when the file is damaged, for jobs might then be submitted twice.
+        """
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Submitted])
+        except FileNotFoundError:
+            return {}
+        except (OSError, *JSON_ERRORS) as error:
+            raise DataError(
+                f"{self._path}, which says what was submitted, cannot be read: {error}.",
+                hint="See 'squeue --me' for jobs that still run, cancel them, and remove the file.",
+            ) from None
+
+    def add(self, some: Mapping[str, Submitted]) -> None:
+        """Add tasks, or replace what is known of them."""
+        content = msgspec.json.format(msgspec.json.encode({**self.read(), **some}), indent=1)
+        atomic_write(self._path, content + b"\n")
