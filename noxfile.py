@@ -6,6 +6,7 @@ not once per session: ``pip install -e ".[dev]"`` first. Only `wheel` makes envi
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -145,6 +146,23 @@ def board(session: nox.Session) -> None:
     """Open the board in a headless browser; needs Chromium (Debian: apt install chromium)."""
     session.run(PYTHON, "-m", "pip", "install", "--quiet", "playwright>=1.40")
     session.run(PYTHON, "-m", "pytest", "tests/test_board_browser.py", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, fill, break and interrupt real runs, and count what was lost; USS_BENCH_FAULTS_SEED picks others.
+
+    Some faults mount small disks or give up root, and are skipped, saying so, where that cannot be done.
+    """
+    session.run(PYTHON, "-m", "pytest", "tests/faults", *session.posargs, env={"USS_BENCH_FAULTS": "1"})
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feed fifty times as many spoilt files to the readers as the tests do, other ones each time."""
+    readers = sorted(str(path) for path in (ROOT / "tests").glob("test_fuzz_*.py"))
+    times = os.environ.get("USS_BENCH_FUZZ", "50")
+    session.run(PYTHON, "-m", "pytest", *readers, *session.posargs, env={"USS_BENCH_FUZZ": times})
 
 
 @nox.session

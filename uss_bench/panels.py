@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import colorsys
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from uss_bench.contracts import Images, Labels
+from uss_bench.errors import DataError
 from uss_bench.geometry import Items, scored_label
+from uss_bench.paths import atomic_write
 from uss_bench.record_files import Arrays, read_arrays, read_record
 from uss_bench.records import Checkpoint, Refinement, RunRecord
 from uss_bench.scoring import UNMATCHED, match, score_under
@@ -26,6 +29,9 @@ def save_panel(path: Path, images: Images, labels: Labels | None, *, checkpoint:
 
     Returns:
         The path of the PNG.
+
+    Raises:
+        DataError: when it cannot be written; nothing half-written stays.
     """
     record = read_record(path)
     arrays = read_arrays(path, record)
@@ -43,7 +49,11 @@ def draw_panel(
     *,
     checkpoint: Checkpoint = "last",
 ) -> None:
-    """Draw one record's panel into `target`: a column per image, a row per kind of map."""
+    """Draw one record's panel and write it as a PNG: a column per image, a row per kind of map.
+
+    Raises:
+        DataError: when it cannot be written; nothing half-written stays.
+    """
     items = Items.for_evaluation(images, record.protocol)
     position = {name: index for index, name in enumerate(images.ids)}
     chosen = [index for index, name in enumerate(arrays.map_ids) if name in position][:COLUMNS]
@@ -62,7 +72,14 @@ def draw_panel(
             colours = cluster_colours(record, arrays, checkpoint, refinement)
             title = "prediction" if refinement == "raw" else "prediction + CRF"
             rows.append((title, [colours[predicted[index]] for index in chosen]))
-    _compose(rows, _legend(record, arrays, checkpoint), target)
+    content = _compose(rows, _legend(record, arrays, checkpoint))
+    try:
+        atomic_write(target, content)
+    except OSError as error:
+        raise DataError(
+            f"The picture {target} cannot be written: {error.strerror}.",
+            hint="Free some space, and give the same command again: it draws what is missing.",
+        ) from None
 
 
 def cluster_colours(
@@ -125,8 +142,8 @@ def _some_ignored(arrays: Arrays, counts: np.ndarray, checkpoint: Checkpoint) ->
 def _compose(
     rows: Sequence[tuple[str, Sequence[np.ndarray]]],
     legend: Sequence[tuple[str, tuple[float, float, float]]],
-    target: Path,
-) -> None:
+) -> bytes:
+    """Return the panel as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -173,4 +190,6 @@ def _compose(
         handleheight=1.1,
         columnspacing=1.2,
     )
-    figure.savefig(target, dpi=150, metadata={"Software": None})
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where temporary files of killed processes stay
+    fcntl = None  # type: ignore[assignment]
 
 CACHE_VARIABLE = "USS_BENCH_CACHE"
 
@@ -32,44 +37,68 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> None:
     """Write files of which the last makes the others valid: either all change, or none does.
 
     All contents are on disk before the first file is renamed into place, and the last file is away
-    while the others change.
+    while the others change. What a killed process left half-written of the same files is overwritten.
 
     Raises:
         OSError: when a folder is missing or cannot be written; nothing half-written stays.
     """
-    partials: list[Path] = []
+    with contextlib.ExitStack() as open_until_named:
+        partials: list[Path] = []
+        try:
+            for path, content in files:
+                descriptor, partial = _claim(Path(path))
+                open_until_named.callback(os.close, descriptor)
+                partials.append(partial)
+                _fill(descriptor, content)
+            if len(files) > 1:
+                Path(files[-1][0]).unlink(missing_ok=True)
+            for path, _ in files:
+                partials[0].replace(path)
+                del partials[0]  # from here on the name may be another process's
+        except BaseException:
+            for partial in partials:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
+            raise
+
+
+def _claim(path: Path) -> tuple[int, Path]:
+    """Open an empty temporary file beside `path`, which no other process writes while it is open.
+
+    Its name is the same every time, so that what a killed process has left is overwritten and not kept
+    for ever; a lock, which ends with its process, keeps the living apart.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    while fcntl is not None:
+        try:
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except PermissionError:
+            break  # somebody else's: the folder tells whether there may be another
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, partial):
+                os.ftruncate(descriptor, 0)
+                return descriptor, partial
+        except OSError:  # no locks on this file system
+            os.close(descriptor)
+            break
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # whoever had it before has renamed or removed it
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), partial
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        for path, content in files:
-            partials.append(_write_partial(Path(path), content))
-        if len(files) > 1:
-            Path(files[-1][0]).unlink(missing_ok=True)
-        for partial, (path, _) in zip(partials, files, strict=True):
-            partial.replace(path)
-    except BaseException:
-        for partial in partials:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-        raise
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
-def _write_partial(path: Path, content: bytes) -> Path:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read; results are meant to be shared.
-        partial.chmod(0o666 & ~_umask())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    return partial
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def _fill(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)

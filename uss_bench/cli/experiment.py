@@ -191,8 +191,7 @@ def execute(jobs: Sequence[Job], asked: Experiment) -> list[Outcome | Exception]
     from uss_bench import progress
     from uss_bench.crf import CrfPool
     from uss_bench.device import pick_device
-    from uss_bench.monitor_plot import save_monitor
-    from uss_bench.panels import save_panel
+    from uss_bench.pictures import draw_missing, draw_pictures
     from uss_bench.record_files import read_record, record_path
     from uss_bench.runner import Outcome, run_cell
 
@@ -208,12 +207,13 @@ def execute(jobs: Sequence[Job], asked: Experiment) -> list[Outcome | Exception]
     ) as pool:
         for job in jobs:
             path = record_path(asked.out, job.setup.cell(job.seed))
-            if path.exists() and not asked.force:
-                progress.log(f"{job.label}: done before, see {path}")
-                results.append(Outcome(path, read_record(path)))
-                continue
-            progress.log(f"{job.label}: {job.setup.spec.name} on {job.setup.dataset.name}")
             try:
+                if path.exists() and not asked.force:
+                    progress.log(f"{job.label}: done before, see {path}")
+                    draw_missing(path, job.setup)
+                    results.append(Outcome(path, read_record(path)))
+                    continue
+                progress.log(f"{job.label}: {job.setup.spec.name} on {job.setup.dataset.name}")
                 outcome = run_cell(
                     job.setup,
                     job.seed,
@@ -225,13 +225,12 @@ def execute(jobs: Sequence[Job], asked: Experiment) -> list[Outcome | Exception]
                     notes=asked.notes,
                     labels_used=asked.labels_used,
                 )
+                draw_pictures(outcome.path, job.setup)
             except Exception as error:
                 progress.log(
                     f"{job.label} failed: {error.what if isinstance(error, UssBenchError) else error}"
                 )
                 results.append(error)
                 continue
-            save_panel(outcome.path, job.setup.test_images, job.setup.test_labels)
-            save_monitor(outcome.path)
             results.append(outcome)
     return results
