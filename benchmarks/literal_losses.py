@@ -12,21 +12,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def smoothness(x: Tensor, a: Tensor, y: Tensor, c: Tensor, b: float, global_offset: bool) -> Tensor:
-    """Return the mean of (W − b) · δ with W and δ as (B, N, N): SmooSeg, Eqs. 2–4.
+def smoothness(
+    x: Tensor, a: Tensor, partner: Tensor, b_intra: float, b_inter: float, global_offset: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the means of (W − b) · δ within images and across, W and δ as (B, N, N): SmooSeg, Eqs. 2–4.
 
     Args:
-        x, y: features of unit length, (B, D, N).
-        a, c: assignments of unit length, (B, K, N).
-        b: shift of W.
+        x: features of unit length, (B, D, N).
+        a: assignments of unit length, (B, K, N).
+        partner: the other image of each image, int64 (B,).
+        b_intra, b_inter: shifts of W within an image and across images.
         global_offset: whether centring keeps the mean similarity over the batch.
     """
-    closeness = torch.einsum("bdp,bdq->bpq", x, y)
-    centred = closeness - closeness.mean(dim=2, keepdim=True)
-    if global_offset:
-        centred = centred - centred.mean() + closeness.mean()
-    penalty = 1 - torch.einsum("bkp,bkq->bpq", a, c)
-    return ((centred - b) * penalty).mean()
+
+    def mean_over(y: Tensor, c: Tensor, b: float) -> Tensor:
+        closeness = torch.einsum("bdp,bdq->bpq", x, y)
+        centred = closeness - closeness.mean(dim=2, keepdim=True)
+        if global_offset:
+            centred = centred - centred.mean() + closeness.mean()
+        penalty = 1 - torch.einsum("bkp,bkq->bpq", a, c)
+        return ((centred - b) * penalty).mean()
+
+    return mean_over(x, a, b_intra), mean_over(x[partner], a[partner], b_inter)
 
 
 def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, centre: bool) -> Tensor:

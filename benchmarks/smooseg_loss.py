@@ -28,12 +28,7 @@ B_INTRA, B_INTER = -0.02, 0.5
 
 def of_a_step(smoothness: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return E_smooth as a function of features x, assignments a and partners."""
-
-    def loss(x: Tensor, a: Tensor, partner: Tensor) -> Tensor:
-        within = smoothness(x, a, x, a, B_INTRA, True)
-        return within + smoothness(x, a, x[partner], a[partner], B_INTER, True)
-
-    return loss
+    return lambda x, a, partner: sum(smoothness(x, a, partner, B_INTRA, B_INTER, True))
 
 
 def draw(images: int, patches: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

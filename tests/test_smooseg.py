@@ -45,21 +45,25 @@ def literal_smoothness(x: Tensor, a: Tensor, y: Tensor, c: Tensor, b: float, glo
 @pytest.mark.parametrize("b", [-0.02, 0.5])
 def test_smoothness_and_its_gradient_are_those_of_the_literal_n_by_n_form(shape, global_offset, b):
     images, channels, patches, clusters = shape
-    x, y = (random_unit(images, channels, patches, seed=seed) + 0.1 for seed in (0, 1))
-    gradients, values = [], []
-    for form in (smooseg.smoothness, literal_smoothness):
-        a, c = (random_unit(images, clusters, patches, seed=s).abs().requires_grad_() for s in (2, 3))
-        value = form(x, a, y, c, b, global_offset)
-        gradients.append(torch.autograd.grad(value, [a, c]))
-        values.append(value)
-    torch.testing.assert_close(values[0], values[1], rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
+    x = random_unit(images, channels, patches, seed=0) + 0.1
+    a = random_unit(images, clusters, patches, seed=2).abs().requires_grad_()
+    partner = torch.tensor([(image * 2 + 1) % images for image in range(images)])
+    values = smooseg.smoothness(x, a, partner, b, b + 0.1, global_offset)
+    expected = (
+        literal_smoothness(x, a, x, a, b, global_offset),
+        literal_smoothness(x, a, x[partner], a[partner], b + 0.1, global_offset),
+    )
+    for value, literal in zip(values, expected, strict=True):
+        torch.testing.assert_close(value, literal, rtol=1e-10, atol=1e-12)
+        slopes = [torch.autograd.grad(one, a, retain_graph=True)[0] for one in (value, literal)]
+        torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
 
 
 def test_the_global_offset_is_what_the_released_code_keeps_and_equation_2_does_not():
     x, a = random_unit(3, 4, 9, seed=0) + 0.5, random_unit(3, 2, 9, seed=1).abs()
-    with_offset, without = (smooseg.smoothness(x, a, x, a, 0.1, keep) for keep in (True, False))
-    assert abs(with_offset - without) > 0.01
+    partner = torch.tensor([1, 2, 0])
+    kept, left_out = (smooseg.smoothness(x, a, partner, 0.1, 0.1, keep) for keep in (True, False))
+    assert all(abs(one - other) > 0.01 for one, other in zip(kept, left_out, strict=True))
 
 
 # --- Equations 4 to 7 ----------------------------------------------------------------------------
@@ -89,8 +93,8 @@ def project(net, f: Tensor) -> Tensor:
     return dense(net.projector.linear, f) + dense(net.projector.nonlinear[2], hidden * torch.sigmoid(hidden))
 
 
-def literal_losses(method, f: Tensor, partner: list[int], global_offset: bool) -> tuple[Tensor, Tensor]:
-    """E_smooth and E_data, image by image and patch by patch, with nothing detached but what must be."""
+def literal_losses(method, f: Tensor, partner: list[int], global_offset: bool) -> dict[str, Tensor]:
+    """E_smooth within images and across, and E_data: nothing detached but what must be."""
     net, f = method.net, f.flatten(2)
     z, x = project(net, f), unit(f)
     teacher = torch.einsum("bdn,kd->bkn", unit(z), unit(net.teacher))
@@ -103,7 +107,7 @@ def literal_losses(method, f: Tensor, partner: list[int], global_offset: bool) -
     for image, patch in itertools.product(range(f.shape[0]), range(f.shape[2])):
         wanted = int(teacher[image, :, patch].argmax())
         terms.append(student[image, :, patch].exp().sum().log() - student[image, wanted, patch])
-    return within + across, torch.stack(terms).mean()
+    return {"intra": within, "inter": across, "data": torch.stack(terms).mean()}
 
 
 @pytest.mark.parametrize("params", [{}, {"global_offset": False}, {"tau": 0.5}, {"b_intra": 0.3}])
@@ -115,22 +119,44 @@ def test_losses_and_their_gradients_are_those_of_the_equations(params, partner):
     values = method.losses(f, torch.tensor(partner))
     expected = literal_losses(method, f, partner, params.get("global_offset", True))
     torch.testing.assert_close(values, expected, rtol=1e-9, atol=1e-12)
-    ours = torch.autograd.grad(sum(values), list(parameters.values()))
-    literal = torch.autograd.grad(sum(expected), list(parameters.values()))
-    torch.testing.assert_close(ours, literal, rtol=1e-8, atol=1e-12)
+    for name, value in values.items():
+        slopes = [
+            torch.autograd.grad(one, list(parameters.values()), retain_graph=True, materialize_grads=True)
+            for one in (value, expected[name])
+        ]
+        torch.testing.assert_close(*slopes, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["intra", "inter", "data"])
+def test_a_term_of_weight_0_is_left_out_and_a_weight_scales_its_term(name):
+    f, tokens = features(), features(images=6).float()
+    terms = make(f, **{f"weight_{name}": 0.0}).losses(f, torch.tensor([1, 2, 3, 0]))
+    assert list(terms) == [one for one in ("intra", "inter", "data") if one != name]
+
+    def trained(weight: float) -> dict[str, Tensor]:
+        method = smooseg.SmooSeg(clusters=3, dim=4, steps=3, batch_size=3, **{f"weight_{name}": weight})
+        train(method, tokens)
+        return method.state_dict()
+
+    part = "student" if name == "data" else "projector.linear.weight"
+    whole, without = trained(1.0)[part], trained(0.0)[part]
+    assert not torch.equal(whole, without)
+    if name != "data":  # it is alone to train the student, and Adam does not see the scale of a lone term
+        assert not torch.equal(whole, trained(0.5)[part])
 
 
 def test_each_loss_reaches_only_what_it_may_train():
     f = features()
     method = make(f)
-    smooth, data = method.losses(f, torch.tensor([1, 0, 3, 2]))
+    losses = method.losses(f, torch.tensor([1, 0, 3, 2]))
     parameters = dict(method.net.named_parameters())
     reached = []
-    for loss in (smooth, data):
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    for loss in losses.values():
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, retain_graph=True)
         pairs = zip(parameters, found, strict=True)
         reached.append({name for name, gradient in pairs if gradient is not None and gradient.any()})
-    assert reached == [{name for name in parameters if name.startswith("projector.")}, {"student"}]
+    projector = {name for name in parameters if name.startswith("projector.")}
+    assert reached == [projector, projector, {"student"}]
     assert "teacher" not in parameters
     assert not method.net.teacher.requires_grad
 
@@ -141,7 +167,7 @@ def test_closeness_is_computed_from_dropped_out_features_where_asked(monkeypatch
 
     def spy(x, *arguments):
         seen.append(x)
-        return torch.zeros(())
+        return torch.zeros(()), torch.zeros(())
 
     monkeypatch.setattr(smooseg, "smoothness", spy)
     f = features(channels=40)
@@ -164,16 +190,17 @@ def train(method, tokens: Tensor, seed: int = 0) -> FakeContext:
     return context
 
 
-def test_the_teacher_follows_the_student_before_the_optimisers_step():
+@pytest.mark.parametrize("first", [True, False])
+def test_the_teacher_follows_the_student_before_or_after_the_optimisers_step(first):
     tokens = features(images=6).float()
-    method = smooseg.SmooSeg(
-        clusters=3, dim=4, steps=4, batch_size=3, momentum=0.7, lr_prototypes=0.05, checkpoint_every=1
-    )
+    few = {"clusters": 3, "dim": 4, "steps": 4, "batch_size": 3, "checkpoint_every": 1}
+    method = smooseg.SmooSeg(**few, momentum=0.7, lr_prototypes=0.05, ema_first=first)
     states = [state for _, state in train(method, tokens).offers]
     assert len(states) == 4
-    torch.testing.assert_close(unit(states[0]["teacher"]), states[0]["teacher"])  # as at the start
+    if first:
+        torch.testing.assert_close(unit(states[0]["teacher"]), states[0]["teacher"])  # as at the start
     for before, after in itertools.pairwise(states):
-        expected = 0.7 * before["teacher"] + 0.3 * before["student"]
+        expected = 0.7 * before["teacher"] + 0.3 * (before if first else after)["student"]
         torch.testing.assert_close(after["teacher"], expected)
         assert (after["student"] - before["student"]).abs().max() > 0.01
 
@@ -184,8 +211,8 @@ def test_training_standardises_reports_and_offers_as_asked():
     context = train(method, tokens)
     assert [step for step, _ in context.offers] == [20, 40, 60]
     assert [(step, set(scalars)) for step, scalars in context.reports] == [
-        (1, {"smoothness", "data"}),
-        (50, {"smoothness", "data"}),
+        (1, {"intra", "inter", "data"}),
+        (50, {"intra", "inter", "data"}),
     ]
     torch.testing.assert_close(method.net.standardizer.mean, tokens.mean((0, 2, 3)))
     assert not method.net.training

@@ -61,9 +61,8 @@ def test_the_margin_is_what_the_loss_gains_from_all_patches_differing(global_off
     images = features(seed=1)
     x = torch.nn.functional.normalize(torch.stack(list(images.values())), dim=1)
     none = torch.zeros(3, 2, x.shape[2])
-    order = [j for _, j in ACROSS]
-    cost = smooseg.smoothness(x, none, x, none, -0.02, global_offset)
-    cost = cost + smooseg.smoothness(x, none, x[order], none, 0.5, global_offset)
+    partner = torch.tensor([j for _, j in ACROSS])
+    cost = sum(smooseg.smoothness(x, none, partner, -0.02, 0.5, global_offset))
     within = closeness(images, WITHIN, -0.02, global_offset=global_offset)
     across = closeness(images, ACROSS, 0.5, global_offset=global_offset)
     assert margin(within, across) == pytest.approx(-float(cost), abs=1e-6)

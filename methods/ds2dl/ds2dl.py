@@ -40,7 +40,7 @@ class DS2DL:
     """Items per step; pairs across images need at least two."""
     optimizer: Literal["adam", "radam"] = "radam"
     r: float = 2.22
-    """Strength of the reversed directional mining, Eq. 3; 1 is binary cross-entropy."""
+    """Strength of the reversed directional mining, Eq. 3; 1 makes it Eq. 1, binary cross-entropy."""
     tau: float = 0.1
     """Temperature of the label features q(c|x) and of Eq. 4."""
     epsilon: float = 0.1
@@ -136,7 +136,10 @@ class DS2DL:
         return self.affinity(f, z, partner) | self.cluster(z)
 
     def affinity(self, f: Tensor, z: Tensor, partner: Tensor) -> dict[str, Tensor]:
-        """Return L_p (Eq. 3) over all N² pairs within each image, and over those with its partner."""
+        """Return L_p (Eq. 3, and Eq. 1 at r = 1) with the soft labels of Eq. 2.
+
+        The pairs are all N² within each image, and all with its partner (Section 3.3).
+        """
         x = F.normalize(f if self.similarity == "frozen" else z, dim=1).flatten(2)
         seen = z if self.attach_labels else z.detach()
         q = torch.softmax(cosine_logits(seen, self.net.teacher) / self.tau, dim=1).flatten(2)
@@ -209,7 +212,7 @@ class Net(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """c̃ ← α c̃ + (1 − α) c, un-normalised, as in SmooSeg's code."""
+        """c̃ ← α c̃ + (1 − α) c (Section 3.2), un-normalised, as in SmooSeg's code."""
         self.teacher.lerp_(self.student, 1 - momentum)
 
 

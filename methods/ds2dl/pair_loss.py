@@ -1,4 +1,4 @@
-"""The pair loss of DS²DL, Eq. 3, without the N × N matrices of its pairs.
+"""The pair loss of DS²DL, Eqs. 1 to 3, without the N × N matrices of its pairs.
 
 The loss is a sum over pairs of patches, so it is taken in tiles of rows, and each tile's share of the
 gradient is taken with it, while its numbers are in the processor's cache. Nothing of the size of a tile

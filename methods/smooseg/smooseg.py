@@ -1,7 +1,8 @@
 """SmooSeg: Smoothness Prior for Unsupervised Semantic Segmentation (Lan et al., NeurIPS 2023).
 
-The file reads like the paper's Section 3. Equation numbers are the paper's. Where the released code
-differs from the text its behaviour is the default, and `spec.toml` says so.
+The file reads like the paper's Section 3. Equation numbers are the paper's; its Eq. 1, the smoothness
+term with hard labels, is what Eqs. 2 to 4 make differentiable. Where the released code differs from
+the text its behaviour is the default, and `spec.toml` says so.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class SmooSeg:
     momentum: float = 0.998
     dropout: float = 0.2
     """Probability of channel dropout on the features."""
+    weight_intra: float = 1.0
+    """Of E_smooth within images; 0 leaves it out, as Table 4 does with each term in turn."""
+    weight_inter: float = 1.0
+    """Of E_smooth across images."""
+    weight_data: float = 1.0
     lr_projector: float = 1e-4
     lr_prototypes: float = 5e-4
     standardize: bool = False
@@ -48,8 +54,10 @@ class SmooSeg:
     """Keep the batch-wide mean similarity in W, as the released code does and Eq. 2 does not."""
     closeness_dropout: bool = True
     """Compute W from dropped-out features, as the released code does."""
+    ema_first: bool = True
+    """Update the teacher before the optimiser's step, as the released code, or after it, as Algorithm 1."""
     checkpoint_every: int = 400
-    """Steps between offered checkpoints; the released code validates every 400."""
+    """Steps between offered checkpoints; the released code validates every 400, or each shorter epoch."""
 
     net: Net = field(init=False, repr=False)
 
@@ -70,21 +78,27 @@ class SmooSeg:
         batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
         for step in ctx.steps(self.steps, net=net, optimizer=optimizer, pairs=pairs, batches=batches):
             f = net.standardizer(features.batch(next(batches))["tokens"])
-            smooth, data_term = self.losses(f, near_derangement(len(f), pairs).to(f.device))
-            net.update_teacher(self.momentum)
+            terms = self.losses(f, near_derangement(len(f), pairs).to(f.device))
+            total = torch.stack([getattr(self, f"weight_{name}") * term for name, term in terms.items()])
             optimizer.zero_grad(set_to_none=True)
-            (smooth + data_term).backward()  # Eq. 7
+            total.sum().backward()  # Eq. 7
+            if self.ema_first:
+                net.update_teacher(self.momentum)
             optimizer.step()
+            if not self.ema_first:
+                net.update_teacher(self.momentum)
             if step == 1 or step % 50 == 0:
-                ctx.report(step, smoothness=smooth, data=data_term)
+                ctx.report(step, **terms)
             if step % self.checkpoint_every == 0:
                 ctx.checkpoint(step)
         net.eval()
 
-    def losses(self, f: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
-        """Return E_smooth (Eq. 4, as a mean over pairs) and E_data (Eq. 6, as a mean over patches).
+    def losses(self, f: Tensor, partner: Tensor) -> dict[str, Tensor]:
+        """Return the terms of Eq. 7 whose weight is not 0, unweighted, by name.
 
-        E_smooth has a gradient to the projector only, E_data to the student's prototypes only.
+        They are the two halves of E_smooth (Eq. 4, as means over pairs), which have a gradient to the
+        projector only, and E_data (Eq. 6, as a mean over patches), which has one to the student's
+        prototypes only.
 
         Args:
             f: features (B, D, h, w).
@@ -92,14 +106,16 @@ class SmooSeg:
         """
         z = self.net.projector(f)
         teacher = cosine_logits(z, self.net.teacher)
-        student = cosine_logits(z.detach(), self.net.student)
+        student = cosine_logits(z.detach(), self.net.student)  # A^s of Eq. 5, before its softmax
 
-        a = F.normalize(torch.softmax(teacher / self.tau, dim=1), dim=1).flatten(2)  # Eq. 5
+        # A^t of Eq. 5, normalised as Eq. 3 asks.
+        a = F.normalize(torch.softmax(teacher / self.tau, dim=1), dim=1).flatten(2)
         x = F.dropout2d(f, self.dropout, training=self.net.training and self.closeness_dropout)
         x = F.normalize(x, dim=1, eps=1e-10).flatten(2)
-        within = smoothness(x, a, x, a, self.b_intra, self.global_offset)
-        across = smoothness(x, a, x[partner], a[partner], self.b_inter, self.global_offset)
-        return within + across, F.cross_entropy(student, teacher.argmax(dim=1))
+        intra, inter = smoothness(x, a, partner, self.b_intra, self.b_inter, self.global_offset)
+        data = F.cross_entropy(student, teacher.argmax(dim=1))
+        terms = {"intra": intra, "inter": inter, "data": data}
+        return {name: term for name, term in terms.items() if getattr(self, f"weight_{name}")}
 
     def embed(self, batch: Batch) -> Tensor:
         code: Tensor = self.net(batch["tokens"])
@@ -136,31 +152,37 @@ class Net(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """P_t ← α P_t + (1 − α) P_s, un-normalised; called before the optimiser's step."""
+        """P_t ← α P_t + (1 − α) P_s, un-normalised, as in the released code."""
         self.teacher.lerp_(self.student, 1 - momentum)
 
 
-def smoothness(x: Tensor, a: Tensor, y: Tensor, c: Tensor, b: float, global_offset: bool) -> Tensor:
-    """Return the mean over images and patch pairs (p, q) of (W_pq − b) · δ_pq (Eqs. 2–4).
+def smoothness(
+    x: Tensor, a: Tensor, partner: Tensor, b_intra: float, b_inter: float, global_offset: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the halves of E_smooth (Eq. 4): means over the patch pairs within images, and across them.
 
-    W_pq = x_p·y_q − mean_q(x_p·y_q) + g is the closeness, with g the mean similarity over the whole
-    batch (or 0), and δ_pq = 1 − a_p·c_q the label penalty (Eq. 3). Both are inner products, so the
-    mean over all N² pairs factorises and no N × N matrix is ever made.
+    A pair (p, q) of patches of images i and j contributes (W_pq − b) · δ_pq (Eqs. 2–4). The closeness
+    W_pq = x_p·y_q − mean_q(x_p·y_q) + g, with g the mean similarity over the whole batch (or 0), and
+    the label penalty δ_pq = 1 − a_p·c_q (Eq. 3) are both inner products. So the mean over all N² pairs
+    factorises: all that it needs of an image is Σ_p x_p a_pᵀ, Σ_p a_p and the mean of x, which are
+    formed once and serve the image in every pair. No N × N matrix is ever made.
 
     Args:
-        x, y: normalised features of image i and of its partner, (B, D, N), without gradient.
-        a, c: normalised assignments of the same patches, (B, K, N).
-        b: shift of W.
+        x: normalised features, (B, D, N), without gradient.
+        a: normalised assignments of the same patches, (B, K, N).
+        partner: the other image i' of each image i, int64 (B,).
+        b_intra, b_inter: shifts of W within an image and across images.
         global_offset: whether g is kept.
     """
     patches = x.shape[2]
-    y_mean = y.mean(dim=2)
-    row_mean = torch.einsum("bdn,bd->bn", x, y_mean)
-    g = row_mean.mean() if global_offset else row_mean.new_zeros(())
-    x_a = torch.einsum("bdn,bkn->bdk", x, a)
-    y_c = torch.einsum("bdn,bkn->bdk", y, c)
-    agreement = (a.sum(2) * c.sum(2)).sum(1)
-    w_agreement = (
-        (x_a * y_c).sum((1, 2)) - (torch.einsum("bn,bkn->bk", row_mean, a) * c.sum(2)).sum(1) + g * agreement
-    )
-    return (g - b) - ((w_agreement - b * agreement) / patches**2).mean()
+    x_a = torch.bmm(x, a.transpose(1, 2))  # (B, D, K)
+    a_sum, x_mean = a.sum(2), x.mean(2)
+
+    def mean_over(other: Tensor | slice, b: float) -> Tensor:
+        y_c, c_sum, y_mean = x_a[other], a_sum[other], x_mean[other]
+        g = (x_mean * y_mean).sum(1).mean() if global_offset else x_mean.new_zeros(())
+        # Σ over pairs of (W − g) · a·c: as y_c loses mean_q y, so W loses its mean over q.
+        agreement = (x_a * (y_c - y_mean[:, :, None] * c_sum[:, None])).sum((1, 2))
+        return (g - b) - ((agreement + (g - b) * (a_sum * c_sum).sum(1)) / patches**2).mean()
+
+    return mean_over(slice(None), b_intra), mean_over(partner, b_inter)

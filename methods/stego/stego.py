@@ -62,8 +62,8 @@ class Stego:
     lr_probe: float = 5e-3
     standardize: bool = False
     """Centre and scale features per channel by the training set's moments (needs no label)."""
-    checkpoint_every: int = 100
-    """Steps between offered checkpoints; the released code validates every 100."""
+    checkpoint_every: int = 400
+    """Steps between offered checkpoints; the released code keeps one every 400."""
 
     net: Net = field(init=False, repr=False)
 
@@ -102,7 +102,8 @@ class Stego:
             f_pos = None if table is None else read(positives(table, items, self.ranks, draws))
             terms = self.losses(read(items), f_pos, draws)
             optimizer.zero_grad(set_to_none=True)
-            torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()
+            total = torch.stack([weights[name] * term for name, term in terms.items()])
+            total.sum().backward()  # Eq. 5, and the probe's loss
             optimizer.step()
             if step == 1 or step % 50 == 0:
                 ctx.report(step, **terms)
@@ -189,10 +190,11 @@ class Net(nn.Module):
 def distillation(
     f: Tensor, g: Tensor, code: Tensor, other: Tensor, b: float, pointwise: bool, zero_clamp: bool
 ) -> Tensor:
-    """Return −mean over images and pairs of points of (F − b) · max(S, 0): the paper's L_corr.
+    """Return −mean over images and pairs of points of (F − b) · max(S, 0): L_corr, Eq. 4.
 
-    F and S are the cosines of features and of codes. With `pointwise`, F becomes F minus its mean over
-    the second image's points, shifted so that the mean over the whole batch stays as it was.
+    F (Eq. 1) and S are the cosines of features and of codes. With `pointwise`, F becomes F minus its
+    mean over the second image's points (Eq. 3), shifted so that the mean over the whole batch stays as
+    it was, which is the released code's. Without `pointwise` and `zero_clamp` this is Eq. 2.
 
     Args:
         f, g: features at the points of the two images, (B, D, P); no gradient goes to them.
