@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,3 +70,11 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Said(int(exit.value.code or 0), *capsys.readouterr())
 
     return command
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what became of spoilt files, when more than the usual few were read."""
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing is not None and fuzzing.TIMES > 1:
+        terminalreporter.section(f"spoilt files, USS_BENCH_FUZZ={fuzzing.TIMES}")
+        terminalreporter.write_line(fuzzing.table())

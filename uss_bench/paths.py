@@ -10,6 +10,8 @@ from pathlib import Path
 
 import platformdirs
 
+from uss_bench.errors import DataError
+
 try:
     import fcntl
 except ImportError:  # not on Windows, where temporary files of killed processes stay
@@ -60,6 +62,14 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> None:
                 with contextlib.suppress(OSError):
                     partial.unlink()
             raise
+
+
+def not_written(path: Path, error: OSError) -> DataError:
+    """Return the error that says why a file could not be written."""
+    return DataError(
+        f"{path} cannot be written: {error.strerror}.",
+        hint="Free some space or choose another folder; what was written before is whole.",
+    )
 
 
 def _claim(path: Path) -> tuple[int, Path]:

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from disks import Disk, mounted
 from harness import Bench, Place, Truth
 from tally import FULL, SEED, Tally
+from writers import Source
 
 from uss_bench.record_files import read_record, record_files
 
@@ -43,6 +45,20 @@ def truth(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Truth:
     truth = Truth(read_record(path), seconds, notes.read_text().splitlines())
     truth.check_same(places[1])
     return truth
+
+
+@pytest.fixture(scope="session")
+def source(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A record of the cell, photos and label maps, for the commands that read them."""
+    place = Place(tmp_path_factory.mktemp("source"))
+    bench.cell(place).finish().check_done()
+    return Source(place.root).make()
+
+
+@pytest.fixture(scope="session")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    with mounted(tmp_path_factory.mktemp("disk"), "48m") as disk:
+        yield disk
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

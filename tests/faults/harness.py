@@ -25,7 +25,7 @@ PLUGINS = HERE.parent / "plugins"
 CELL = [
     *("run", "--method", "stego", "--dataset", "tiny", "--plugin", str(PLUGINS), "--workers", "1"),
     *("--protocol", "stego320@1[train_side=64,eval_side=64]"),
-    *("--set", "steps=40", "--set", "batch_size=4", "--set", "checkpoint_every=10"),
+    *("--set", "steps=12", "--set", "batch_size=4", "--set", "checkpoint_every=4"),
 ]
 """A cell of two seconds that extracts, derives a table, trains, offers checkpoints, evaluates and draws."""
 PATIENCE = 120.0

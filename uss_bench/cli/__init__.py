@@ -117,6 +117,16 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         _complain(error.what, error.hint)
         return error.exit_code
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(
+            f"The system refused what a command needs: {where}{error.strerror or error}.",
+            "Look at free space and permissions (uss-bench doctor), and give the command again; --debug shows "
+            "where it happened.",
+        )
+        return 1
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -74,7 +74,6 @@ def command(
     from uss_bench.crf import CrfPool
     from uss_bench.device import pick_device
     from uss_bench.panels import cluster_colours
-    from uss_bench.paths import atomic_write
     from uss_bench.prediction import Predictor
     from uss_bench.provenance import code_hash
     from uss_bench.record_files import find_record, read_arrays, read_record, read_state
@@ -113,7 +112,6 @@ def command(
     if record.last is not None:
         row = record.last.crf if crf and record.last.crf else record.last.raw
         matched = row.class_of_cluster
-    out.mkdir(parents=True, exist_ok=True)
     predictor = Predictor(method, spec, network, record.protocol, record.cell.alpha, torch_device)
     with CrfPool(record.protocol.crf, workers=workers, log=progress.log) as pool:
         maps = predictor.label_maps(images, pool if crf else None)
@@ -122,7 +120,7 @@ def command(
             picture.putpalette(colours.ravel().tolist())  # turns the grey image into a palette image
             buffer = io.BytesIO()
             picture.save(buffer, format="PNG")
-            atomic_write(out / f"{name}.png", buffer.getvalue())
+            _write(out / f"{name}.png", buffer.getvalue())
     legend = {
         str(cluster): {
             "class": record.classes[matched[cluster]].name
@@ -132,5 +130,15 @@ def command(
         }
         for cluster in range(len(colours))
     }
-    atomic_write(out / "legend.json", json.dumps(legend, indent=1).encode() + b"\n")
+    _write(out / "legend.json", json.dumps(legend, indent=1).encode() + b"\n")
     click.echo(f"{len(images)} label maps and legend.json in {out}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    from uss_bench.paths import atomic_write, not_written
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, content)
+    except OSError as error:
+        raise not_written(path, error) from None

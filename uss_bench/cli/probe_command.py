@@ -89,7 +89,7 @@ def command(
     from uss_bench.crf import CrfPool
     from uss_bench.device import pick_device
     from uss_bench.errors import DataError, blame
-    from uss_bench.paths import atomic_write
+    from uss_bench.paths import atomic_write, not_written
     from uss_bench.probe import (
         LABELS_USED,
         Embedding,
@@ -175,8 +175,11 @@ def command(
         asked = [now.dataset, now.backbone, now.protocol_hash, settings]
         digest = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()[:12]
         target = out / now.dataset.name / f"{now.backbone.name}-s{seed}-{digest}.probe.json"
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(target, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+        atomic_write(target, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    except OSError as error:
+        raise not_written(target, error) from None
     click.echo(_page(result))
     click.echo(f"probe   {target}")
 
