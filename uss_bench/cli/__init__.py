@@ -123,8 +123,7 @@ def _run(arguments: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         _complain(
             f"The system refused what a command needs: {where}{error.strerror or error}.",
-            "Look at free space and permissions (uss-bench doctor), and give the command again; --debug shows "
-            "where it happened.",
+            "Look at free space and permissions (uss-bench doctor), and give the command again.",
         )
         return 1
     except Exception as error:
