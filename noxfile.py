@@ -1,11 +1,12 @@
 """The one entry to every check: ``nox -l`` lists the sessions.
 
 Sessions run in the environment that nox itself is installed in, so that torch is installed once and
-not once per session: ``pip install -e ".[dev]"`` first. Only `wheel` makes environments of its own.
+not once per session: ``pip install -e ".[dev]"`` first. Only `wheel` and `minimums` make others.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -113,6 +114,31 @@ origin = pathlib.Path(importlib.util.find_spec("uss_bench").origin)
 assert environment in origin.parents, f"uss_bench comes from {origin}, not from the clean environment"
 assert importlib.util.find_spec("methods") is None, "'methods' is importable at the top level"
 """
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Run the tests on the lowest versions that pyproject.toml declares, in an environment of their own.
+
+    What the declared packages need themselves is as new as they allow, and old packages call what new ones
+    have deprecated: deprecations, which `nox -s tests` counts as errors, are ignored here, and no other
+    warning. Tests marked `pinned` are left out. The environment takes 6 GB; it is kept, and made again when
+    pyproject.toml changes.
+    """
+    work = ROOT / ".nox" / "minimums"
+    python = work / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    declared = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    made_from = work / "pyproject.sha256"
+    if not made_from.is_file() or made_from.read_text() != declared:
+        shutil.rmtree(work, ignore_errors=True)
+        session.run(PYTHON, "-m", "pip", "install", "--quiet", "uv>=0.4")
+        uv = [PYTHON, "-m", "uv"]
+        session.run(*uv, "venv", "--quiet", "--python", PYTHON, str(work))
+        install = [*uv, "pip", "install", "--quiet", "--python", str(python), "--resolution", "lowest-direct"]
+        session.run(*install, "--editable", f"{ROOT}[test]")
+        made_from.write_text(declared)
+    options = ["-W", "ignore::DeprecationWarning", "-m", "not pinned"]
+    session.run(str(python), "-m", "pytest", *options, *session.posargs, external=True)
 
 
 @nox.session

@@ -9,15 +9,16 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
 from running import python
 
 from uss_bench import doctor
-from uss_bench.doctor import examine
+from uss_bench.doctor import examine, folders
 
-NAMES = ["python", "packages", "compiler", "CRF, lattice", "GPU", "cache", "results", "temporary"]
+NAMES = ["python", "packages", "compiler", "CRF, lattice", "GPU", "cache", "results", "temporary", "SLURM"]
 
 
 def findings(check) -> dict[str, doctor.Finding]:
@@ -167,6 +168,81 @@ def test_folders_that_cannot_be_written_are_found_and_nothing_is_left(monkeypatc
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_file_system_without_locks_is_a_problem(monkeypatch, tmp_path):
+    monkeypatch.setattr(folders, "_fault_of_locks", lambda folder: "No locks available")
+    found = findings(doctor.check_folders(tmp_path))["results"]
+    assert (found.state, "cannot be locked: No locks available" in found.found) == ("problem", True)
+
+
+def test_a_lock_that_keeps_nobody_out_is_found(monkeypatch, tmp_path):
+    assert folders._fault_of_locks(tmp_path) == ""
+    monkeypatch.setattr(filelock.FileLock, "_acquire", lambda self: setattr(self._context, "lock_file_fd", 1))
+    monkeypatch.setattr(
+        filelock.FileLock, "_release", lambda self: setattr(self._context, "lock_file_fd", None)
+    )
+    assert folders._fault_of_locks(tmp_path) == "two processes would hold the same lock"
+
+
+def test_folders_inside_the_results_that_are_closed_are_named(monkeypatch, tmp_path):
+    (tmp_path / "toy3").mkdir()
+    (tmp_path / "toy27").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "toy3")
+    found = findings(doctor.check_folders(tmp_path))["results, inside"]
+    assert found.state == "problem"
+    assert found.found.startswith("toy3 in ")
+
+
+@pytest.fixture
+def cluster(monkeypatch, tmp_path):
+    """Put programs named like SLURM's at the head of PATH."""
+
+    def cluster(sinfo: str = "echo 'debug*'; echo gpu") -> None:
+        for name in ("sbatch", "squeue", "scancel", "srun", "sinfo"):
+            script = sinfo if name == "sinfo" else "echo slurm 22.05.8"
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    return cluster
+
+
+def slurm() -> tuple[str, str]:
+    (found,) = doctor.check_slurm()
+    return found.state, found.found
+
+
+def test_a_machine_without_slurm_is_no_problem(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm() == ("note", "none here: cells run on this machine")
+
+
+def test_a_cluster_is_told_with_its_partitions(cluster, monkeypatch):
+    cluster()
+    monkeypatch.setattr(metadata, "version", lambda name: "1.5.3")
+    assert slurm() == ("ok", "slurm 22.05.8, partitions: debug*, gpu; submitit 1.5.3")
+
+
+def test_a_cluster_that_does_not_answer_or_lacks_a_program_is_told(cluster, tmp_path):
+    cluster("echo 'Unable to contact slurm controller' >&2; exit 1")
+    assert slurm() == ("note", "slurm 22.05.8 does not answer")
+    (tmp_path / "scancel").unlink()
+    if shutil.which("scancel") is None:
+        assert slurm() == ("note", "scancel cannot be found")
+
+
+def test_submitit_that_is_missing_or_too_old_is_told_on_a_cluster(cluster, monkeypatch):
+    cluster()
+    monkeypatch.setattr(metadata, "requires", lambda name: ['submitit>=1.5; extra == "slurm"'])
+    monkeypatch.setattr(metadata, "version", lambda name: "1.2.0")
+    assert slurm()[1].endswith("submitit 1.2.0, and >=1.5 is needed")
+
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert slurm()[1].endswith("submitit is not installed")
+
+
 @pytest.mark.parametrize(("free", "state"), [(10**7, "problem"), (5 * 10**8, "note"), (10**11, "ok")])
 def test_a_disk_that_is_nearly_full_is_found(monkeypatch, tmp_path, free, state):
     usage = shutil.disk_usage(tmp_path)
@@ -185,7 +261,7 @@ def test_a_terminal_without_utf_8_is_a_problem_that_the_doctor_survives(tmp_path
 import sys, unittest.mock as mock
 from uss_bench import doctor
 from uss_bench.cli import main
-checks = ("python", "packages", "compiler", "crf", "gpu", "folders", "threads")
+checks = ("python", "packages", "compiler", "crf", "gpu", "folders", "slurm", "threads")
 for name in checks:
     setattr(doctor, f"check_{name}", lambda *given: iter([doctor.Finding("ü", "note", "–", "±")]))
 sys.argv = ["uss-bench", "doctor"]

@@ -447,6 +447,7 @@ def test_a_projector_trained_by_local_to_global_prediction_does_worse_on_the_pla
     assert planted_miou(seed, l2g_detach=False)[0] < planted_miou(seed)[0] - 0.02
 
 
+@pytest.mark.pinned
 @pytest.mark.parametrize("term", ["l2g", "orth", "data", "cross"])
 @pytest.mark.parametrize("seed", range(5))
 def test_four_terms_hardly_matter_on_the_planted_problem(seed, term):
@@ -454,6 +455,7 @@ def test_four_terms_hardly_matter_on_the_planted_problem(seed, term):
     assert planted_miou(seed, **{f"weight_{term}": 0.0})[0] == pytest.approx(planted_miou(seed)[0], abs=0.02)
 
 
+@pytest.mark.pinned
 def test_the_embeddings_reading_finds_more_on_four_of_five_seeds_and_fails_on_one():
     """Measured: 100 96 98 37 94, against 98 94 92 92 91."""
     learned = [planted_miou(seed, similarity="learned", attach_labels=False)[0] for seed in range(5)]

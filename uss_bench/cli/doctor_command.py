@@ -15,7 +15,7 @@ from uss_bench.cli.options import common, out_option
 from uss_bench.registry import Registry
 
 if TYPE_CHECKING:
-    from uss_bench.doctor import Finding
+    from uss_bench.doctor.finding import Finding
 
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 _WIDTH = 100

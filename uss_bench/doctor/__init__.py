@@ -12,32 +12,17 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-State = Literal["ok", "note", "problem"]
-
-_ROOM = 10**9
-"""Bytes below which a disk is said to be nearly full."""
-_TIGHT = 50 * 10**6
-"""Bytes below which a record and its state may not fit."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found: ``note`` for what works with a restriction, ``problem`` for what does not."""
-
-    name: str
-    state: State
-    found: str
-    advice: str = ""
+from uss_bench.doctor.finding import Finding, State
+from uss_bench.doctor.folders import check_folders
+from uss_bench.doctor.slurm import check_slurm
 
 
 def examine(out: Path) -> Iterator[Finding]:
@@ -53,6 +38,7 @@ def examine(out: Path) -> Iterator[Finding]:
         ("CRF", check_crf),
         ("GPU", check_gpu),
         ("disk", lambda: check_folders(out)),
+        ("SLURM", check_slurm),
         ("encoding", check_encoding),
         ("threads", check_threads),
     ]
@@ -182,56 +168,6 @@ def check_gpu() -> Iterator[Finding]:
     found = f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     advice = "Other processes hold its memory: nvidia-smi shows them." if free < 0.2 * total else ""
     yield Finding("GPU", "note" if advice else "ok", found, advice)
-
-
-def check_folders(out: Path) -> Iterator[Finding]:
-    """Write a file into cache, results and temporary folder, and see how much room there is."""
-    from uss_bench.paths import CACHE_VARIABLE, cache_root
-
-    yield _folder(
-        "cache",
-        cache_root(),
-        unwritable=("note", f"Features are streamed in every run: set {CACHE_VARIABLE} to another folder."),
-        full="Features that do not fit are streamed: uss-bench cache prune, or another disk.",
-    )
-    yield _folder(
-        "results",
-        out,
-        unwritable=("problem", "Choose another folder: --out DIR."),
-        full="Choose another disk with --out, or make room.",
-    )
-    chosen = os.environ.get("TMPDIR")
-    try:
-        temporary = Path(tempfile.gettempdir())
-    except FileNotFoundError as error:
-        yield Finding("TMPDIR", "problem", str(error), "Set TMPDIR to a folder that can be written.")
-        return
-    if chosen and Path(chosen).absolute() != temporary.absolute():
-        advice = "Set TMPDIR to a folder that can be written."
-        yield Finding("TMPDIR", "note", f"{chosen} cannot be used; {temporary} is", advice)
-    yield _folder(
-        "temporary",
-        temporary,
-        unwritable=("problem", "Set TMPDIR to a folder that can be written."),
-        full="Checkpoints of a run lie there: set TMPDIR to a folder on a larger disk.",
-    )
-
-
-def _folder(name: str, folder: Path, *, unwritable: tuple[State, str], full: str) -> Finding:
-    """Write a file where `folder` is, or where it would be made."""
-    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(b"uss-bench")
-            file.flush()
-            os.fsync(file.fileno())
-        free = shutil.disk_usage(there).free
-    except OSError as error:
-        return Finding(name, unwritable[0], f"{folder} cannot be written: {error.strerror}", unwritable[1])
-    found = f"{folder}, {free / 1e9:.1f} GB free"
-    if free < _ROOM:
-        return Finding(name, unwritable[0] if free < _TIGHT else "note", found, full)
-    return Finding(name, "ok", found)
 
 
 def check_encoding() -> Iterator[Finding]:
