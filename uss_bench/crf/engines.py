@@ -43,7 +43,9 @@ def refine(
     _check_arrays(image, log_probs)
     classes, height, width = log_probs.shape
     params = params.at_size(height, width)
-    unary = _unary(log_probs.reshape(classes, height * width).astype(np.float32), params.min_probability)
+    unary = _unary(
+        log_probs.reshape(classes, height * width).astype(np.float32, copy=False), params.min_probability
+    )
     refine_unary = _refine_with_pydensecrf if engine == "pydensecrf" else _refine_with_lattice
     probabilities = refine_unary(image, unary, params)
     return probabilities.reshape(classes, height, width)

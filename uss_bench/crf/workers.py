@@ -8,11 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import recv_handle, send_handle
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from uss_bench.crf.handover import Receiver, Sender
 
 RefineFn = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]
 Item = tuple[NDArray[Any], NDArray[Any]]
@@ -32,11 +35,19 @@ class WorkerLost(Exception):
     """A worker process is gone, and with it the answer that it owed."""
 
 
+class Worker(NamedTuple):
+    """A worker process as the parent sees it: what it is asked through, and where its images lie."""
+
+    process: SpawnProcess
+    connection: Connection
+    sender: Sender
+
+
 class Crew:
     """Running worker processes, and one thread for each, which talks to whichever is idle.
 
-    Threads, because a pipe takes an image only as fast as its reader: were the main thread to write
-    to a worker that had stopped reading, no time-out could reach it.
+    Arrays go through shared memory: a pipe would copy them several times over, on the cores that the
+    workers need. Threads, because each waits for its own worker: one that stops answering stops no other.
 
     Raises:
         WorkerLost: when a worker does not start.
@@ -45,22 +56,21 @@ class Crew:
     def __init__(self, refine_fn: RefineFn, size: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="crf")
-        self._connections: list[Connection] = []
-        self._processes: list[SpawnProcess] = []
-        self._idle: SimpleQueue[Connection] = SimpleQueue()
+        self._workers: list[Worker] = []
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
         try:
             for _ in range(size):
                 ours, theirs = context.Pipe()
-                self._connections.append(ours)
                 with theirs:  # closed here, the worker's is the only one: its death is the end of the file
                     process = context.Process(target=_work, args=(theirs, refine_fn), daemon=True)
+                    self._workers.append(Worker(process, ours, Sender()))
                     process.start()
-                self._processes.append(process)
-            for connection in self._connections:
-                if not connection.poll(_START_TIMEOUT_S):
+            for worker in self._workers:
+                if not worker.connection.poll(_START_TIMEOUT_S):
                     raise WorkerLost(f"one did not start within {_START_TIMEOUT_S:g} s")
-                connection.recv()
-                self._idle.put(connection)
+                worker.connection.recv()
+                send_handle(worker.connection, worker.sender.fileno(), worker.process.pid)
+                self._idle.put(worker)
         except (EOFError, OSError) as error:
             self.kill()
             raise WorkerLost(f"one did not start ({error or 'it ended early'})") from None
@@ -73,24 +83,31 @@ class Crew:
 
     def kill(self) -> None:
         """Kill the processes, which ends the waiting of the threads, and clean up after both."""
-        for process in self._processes:
-            process.kill()
+        started = [worker for worker in self._workers if worker.process.pid is not None]
+        for worker in started:
+            worker.process.kill()
         self._threads.shutdown(cancel_futures=True)
-        for process in self._processes:
-            process.join()
-            process.close()
-        for connection in self._connections:
-            connection.close()
+        for worker in started:
+            worker.process.join()
+            worker.process.close()
+        for worker in self._workers:
+            worker.connection.close()
+            worker.sender.close()
 
     def _ask(self, item: Item) -> LabelMap:
-        connection = self._idle.get()
+        worker = self._idle.get()
         try:
-            connection.send(item)
-            answer: LabelMap | Exception = connection.recv()
-        except (EOFError, OSError):
-            raise WorkerLost("one of them died") from None
+            try:
+                places = worker.sender.put(item)
+            except OSError as error:
+                raise WorkerLost(f"there is no room to hand them an image ({error})") from None
+            try:
+                worker.connection.send(places)
+                answer: LabelMap | Exception = worker.connection.recv()
+            except (EOFError, OSError):
+                raise WorkerLost("one of them died") from None
         finally:
-            self._idle.put(connection)  # even a dead one: a thread without a connection would wait for ever
+            self._idle.put(worker)  # even a dead one: a thread without a worker would wait for ever
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -101,10 +118,11 @@ def _work(connection: Connection, refine_fn: RefineFn) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     try:
         connection.send("ready")
+        receiver = Receiver(recv_handle(connection))
         while True:
-            item = connection.recv()
+            places = connection.recv()
             try:
-                answer: LabelMap | Exception = label_map(refine_fn, *item)
+                answer: LabelMap | Exception = label_map(refine_fn, *receiver.get(places))
             except Exception as error:
                 answer = error
             connection.send(answer)
