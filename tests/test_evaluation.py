@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import math
 import tracemalloc
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from fakes import ArrayImages, ArrayLabels, FakePool
+from fakes import ArrayImages, ArrayLabels, FakeBackbone, FakePool
 from literal import (
     CLASSES,
     CLUSTERS,
@@ -221,6 +222,61 @@ def test_memory_does_not_grow_with_the_number_of_images():
     assert len(few.raw_maps) == len(many.raw_maps) == evaluation.PANEL_IMAGES
     assert many_arrays == few_arrays <= 10
     assert many_bytes - few_bytes < (64 - 16) * one_map / 2  # the counts, and not even a label map
+
+
+class DecodedImages(ArrayImages):
+    """Images that are made anew whenever they are asked for, and counted."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(blotches(count).arrays)
+        self.census = Census()
+        self.read: collections.Counter[int] = collections.Counter()
+
+    def image(self, index: int) -> np.ndarray:
+        self.read[index] += 1
+        image = self.arrays[index].copy()
+        self.census.show(image)
+        return image
+
+
+class ReadsImages(Toy):
+    """Sees the images themselves, as an end-to-end method does."""
+
+    def embed(self, batch):
+        return super().embed(FakeBackbone()(batch["image"], ["tokens"]))
+
+
+@pytest.mark.parametrize("flip", ["true", "false"])
+@pytest.mark.parametrize("inputs", [["tokens"], ["image"]])
+def test_an_image_is_decoded_once_whoever_reads_it(inputs, flip):
+    protocol = small(f",flip={flip}")
+    images = DecodedImages(7)
+    items = Items.for_evaluation(images, protocol)
+    method = ReadsImages() if inputs == ["image"] else Toy()
+    features = None if inputs == ["image"] else Live(Items.for_evaluation(blotches(7), protocol))
+    options = {"protocol": protocol, "inputs": inputs, "items": items, "features": features}
+    result = make(7, **options).evaluate(method)
+    assert images.read == dict.fromkeys(range(7), 1)
+    expected = make(7, protocol=protocol).evaluate(Toy())
+    np.testing.assert_array_equal(result.raw, expected.raw)
+    np.testing.assert_array_equal(result.raw_maps, expected.raw_maps)
+
+    images.read.clear()
+    make(7, **options).patch_counts([method, method])
+    # What is scored is patches: only a method that reads images needs them.
+    assert images.read == (dict.fromkeys(range(7), 1) if inputs == ["image"] else {})
+
+
+def test_the_images_in_flight_are_as_many_whatever_their_number():
+    def most_at_once(count: int) -> int:
+        images = DecodedImages(count)
+        make(count, items=Items.for_evaluation(images, small()), inputs=["image"]).evaluate(ReadsImages())
+        assert images.census.alive == 0
+        return images.census.most
+
+    # A batch of two at work, two read ahead, and up to two being read or handed over.
+    assert 2 <= most_at_once(64) <= 6
+    assert 2 <= most_at_once(12) <= 6
 
 
 # --- Contract ------------------------------------------------------------------------------------

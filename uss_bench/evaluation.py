@@ -4,14 +4,22 @@ For each image: embed it and its mirror image, average the two codes, upsample t
 pixels, classify, log-softmax(alpha × logits), dense CRF; then count raw and refined label maps
 against the ground truth. The order is the reference lineage's (`stego320@1`), and `Protocol` says
 what of it can be changed. Whole images (`full@1`) go through one by one, because their sizes differ.
+
+Decoding, prediction and the CRF overlap: threads read images and labels ahead, this thread predicts and
+counts, the pool's processes refine. Each stage holds a fixed number of images, and an image is decoded
+once, whoever reads it.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +28,7 @@ from torch import Tensor
 from uss_bench import progress
 from uss_bench.contracts import Batch, Features, Labels
 from uss_bench.crf import CrfPool
+from uss_bench.decoding import HeldImages, read_ahead
 from uss_bench.errors import ContractError, DataError, blame
 from uss_bench.geometry import Items, resize, scored_label
 from uss_bench.inputs import assemble
@@ -42,6 +51,27 @@ class Evaluation:
     raw_maps: np.ndarray
     """uint8 or uint16 (M, H, W) of the kept images; see `record_files.pile` for those of several sizes."""
     crf_maps: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What is read from disk for one image."""
+
+    index: int
+    native: np.ndarray | None
+    """uint8 (H, W, 3); only where the method reads images."""
+    label: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene(_Read):
+    """The same where pixels are scored and refined."""
+
+    scored: np.ndarray
+    """uint8 (H, W, 3), see `Items.scored`."""
+
+
+R = TypeVar("R", bound=_Read)
 
 
 class Evaluator:
@@ -86,6 +116,7 @@ class Evaluator:
         self.device = device
         self.batch_size = 1 if items.whole else batch_size
         self.kept = panel_indices(items)
+        self._reads_images = "image" in self.inputs
 
     def __len__(self) -> int:
         return self.items.unflipped
@@ -101,19 +132,19 @@ class Evaluator:
         crf_counts: list[np.ndarray] = []
         maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         clusters = 0
-        waiting: collections.deque[np.ndarray] = collections.deque()
+        waiting: collections.deque[tuple[np.ndarray, np.ndarray]] = collections.deque()
 
         def to_refine() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal clusters
-            for image, logits in self._pixel_logits(method):
+            for scene, logits in self._pixel_logits(method):
                 clusters = self._same_clusters(clusters, len(logits))
-                waiting.append(logits.argmax(dim=0).cpu().numpy().astype(_map_dtype(clusters)))
-                yield image, torch.log_softmax(self.alpha * logits, dim=0).cpu().numpy()
+                raw_map = logits.argmax(dim=0).cpu().numpy().astype(_map_dtype(clusters))
+                waiting.append((raw_map, scene.label))
+                yield scene.scored, torch.log_softmax(self.alpha * logits, dim=0).cpu().numpy()
 
         refined = progress.track(self.pool.labels(to_refine()), total=len(self), label="predict, CRF, count")
         for index, crf_map in enumerate(refined):
-            raw_map = waiting.popleft()
-            label = self._label(index, raw_map.shape)
+            raw_map, label = waiting.popleft()
             for counts, prediction in ((raw_counts, raw_map), (crf_counts, crf_map)):
                 counts.append(count(prediction, label, clusters, self.n_classes))
             if index in self.kept:
@@ -134,17 +165,18 @@ class Evaluator:
         one pass over the images.
         """
         totals: list[np.ndarray | None] = [None] * len(states)
-        steps = progress.track(self._batches(), total=-(-len(self) // self.batch_size), label="candidates")
-        for indices in steps:
-            labels = [self._label(index, None) for index in indices]
-            batch = self._inputs(indices, flipped=False)
+        steps = progress.track(
+            self._batches(self._read), total=-(-len(self) // self.batch_size), label="candidates"
+        )
+        for scenes in steps:
+            batch = self._inputs(scenes, flipped=False)
             for position, method in enumerate(states):
-                code = self._embed(method, batch, len(indices))
+                code = self._embed(method, batch, len(scenes))
                 with blame(f"Method '{self.method_name}'", "classify"):
                     logits = method.classify(code)
-                self._check_logits(logits, len(indices), code.shape[2:])
+                self._check_logits(logits, len(scenes), code.shape[2:])
                 predictions = logits.argmax(dim=1).cpu().numpy()
-                for prediction, label in zip(predictions, labels, strict=True):
+                for prediction, label in zip(predictions, (one.label for one in scenes), strict=True):
                     at_pixels = resize(prediction, label.shape[0], label.shape[1], "nearest")
                     counts = count(at_pixels, label, logits.shape[1], self.n_classes)
                     previous = totals[position]
@@ -152,29 +184,43 @@ class Evaluator:
                     totals[position] = counts if previous is None else previous + counts
         return [total for total in totals if total is not None]
 
-    def _batches(self) -> Iterator[range]:
-        for start in range(0, len(self), self.batch_size):
-            yield range(start, min(len(self), start + self.batch_size))
+    def _batches(self, read: Callable[[int], R]) -> Iterator[list[R]]:
+        """Yield what is read from disk, a batch at a time, while the next batch is being read."""
+        with contextlib.closing(read_ahead(read, range(len(self)), depth=self.batch_size)) as ahead:
+            while batch := list(itertools.islice(ahead, self.batch_size)):
+                yield batch
 
-    def _pixel_logits(self, method: Predicts) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield what is scored, image by image: uint8 (H, W, 3), and logits (K, H, W)."""
+    def _read(self, index: int) -> _Read:
+        native = self.items.native(index) if self._reads_images else None
+        return _Read(index, native, self._label(index, None))
+
+    def _read_scene(self, index: int) -> _Scene:
+        native = self.items.native(index)
+        scored = native if self.items.whole else self.items.transform(native, index)
+        label = self._label(index, scored.shape[:2])
+        return _Scene(index, native if self._reads_images else None, label, scored)
+
+    def _pixel_logits(self, method: Predicts) -> Iterator[tuple[_Scene, Tensor]]:
+        """Yield what is scored, image by image, and its logits (K, H, W)."""
         to_pixels = native_logits if self.items.whole else pixel_logits
-        for indices in self._batches():
-            code = self._embed(method, self._inputs(indices, flipped=False), len(indices))
+        for scenes in self._batches(self._read_scene):
+            code = self._embed(method, self._inputs(scenes, flipped=False), len(scenes))
             if self.protocol.flip:
-                mirrored = self._embed(method, self._inputs(indices, flipped=True), len(indices))
+                mirrored = self._embed(method, self._inputs(scenes, flipped=True), len(scenes))
                 code = (code + mirrored.flip(3)) / 2
-            for index, one in zip(indices, code, strict=True):
-                image = self.items.scored(index)
-                size = (image.shape[0], image.shape[1])
+            for scene, one in zip(scenes, code, strict=True):
+                size = (scene.scored.shape[0], scene.scored.shape[1])
                 with blame(f"Method '{self.method_name}'", "classify"):
                     logits = to_pixels(method, one[None], size, self.protocol.upsample)
                 self._check_logits(logits, 1, size)
-                yield image, logits[0]
+                yield scene, logits[0]
 
-    def _inputs(self, indices: range, *, flipped: bool) -> Batch:
-        rows = [index + (self.items.unflipped if flipped else 0) for index in indices]
-        return assemble(self.inputs, self.items, self.features, rows, self.device)
+    def _inputs(self, scenes: Sequence[_Read], *, flipped: bool) -> Batch:
+        items = copy.copy(self.items)
+        held = {items.source(one.index)[0]: one.native for one in scenes if one.native is not None}
+        items.images = HeldImages(items.images, held)
+        rows = [one.index + (items.unflipped if flipped else 0) for one in scenes]
+        return assemble(self.inputs, items, self.features, rows, self.device)
 
     def _embed(self, method: Predicts, batch: Batch, size: int) -> Tensor:
         with blame(f"Method '{self.method_name}'", "embed"):
