@@ -77,7 +77,10 @@ def test_several_seeds_are_averaged_in_the_table(uss, tmp_path):
 def test_a_dry_run_tells_done_from_pending_and_runs_nothing(uss, tmp_path):
     uss(*DINO)
     said = uss(*DINO, "--seeds", 2, "--dry-run")
-    assert [line.split()[5] for line in said.out.splitlines()[2:]] == ["done", "pending"]
+    table = [line.split() for line in said.out.splitlines()[4:6]]
+    assert [row[2] for row in table] == ["done", "pending"]
+    assert Path(table[0][3]) == records(tmp_path)[0]
+    assert said.out.splitlines()[-1] == "1 of 2 cells pending."
     assert len(records(tmp_path)) == 1
 
 

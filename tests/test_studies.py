@@ -243,7 +243,7 @@ def test_a_dry_run_lists_cells_as_done_or_pending_and_done_ones_are_skipped(stud
     study(seeds=1)
     before = {path: path.stat().st_mtime_ns for path in records(tmp_path)}
     listing = study(PLAN + ROWS, "--dry-run").out.splitlines()
-    assert [re.sub(r"  +", "|", line).rpartition("|")[0] for line in listing[2:6]] == [
+    assert [re.sub(r"  +", "|", line).rpartition("|")[0] for line in listing[4:8]] == [
         "short, seed 0|done",
         "long, seed 0|done",
         "short, seed 1|pending",

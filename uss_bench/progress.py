@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -12,14 +12,28 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
+Observer = Callable[[str, int, int], None]
+"""Receives a bar's label, how far it is, and its total."""
+
 _STARTED = time.monotonic()
 _quiet = False
+_observer: Observer | None = None
 
 
 def set_quiet(quiet: bool) -> None:
     """Silence messages and bars, for tests and for output that is piped."""
     global _quiet
     _quiet = quiet
+
+
+def is_quiet() -> bool:
+    return _quiet
+
+
+def observe(observer: Observer | None) -> None:
+    """Tell an observer of every advance of every bar, drawn or not; None ends it."""
+    global _observer
+    _observer = observer
 
 
 def say(text: str) -> None:
@@ -36,7 +50,7 @@ def log(message: str) -> None:
 
 def bar(*, total: int, label: str, unit: str = "it") -> tqdm[Any]:
     """Return a bar to advance by hand; it is drawn on a terminal only."""
-    return tqdm(
+    drawn = _Bar(
         total=total,
         desc=f"          {label}",
         unit=unit,
@@ -45,6 +59,8 @@ def bar(*, total: int, label: str, unit: str = "it") -> tqdm[Any]:
         dynamic_ncols=True,
         disable=True if _quiet or total == 0 else None,
     )
+    drawn.label = label
+    return drawn
 
 
 def track(iterable: Iterable[T], *, total: int, label: str) -> Iterator[T]:
@@ -53,3 +69,16 @@ def track(iterable: Iterable[T], *, total: int, label: str) -> Iterator[T]:
         for item in iterable:
             yield item
             drawn.update()
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar that tells the observer how far it is, also where it is not drawn and counts nothing."""
+
+    label = ""
+    _done = 0.0
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self._done += n or 0
+        if _observer is not None and self.total:
+            _observer(self.label, int(self._done), int(self.total))
+        return super().update(n)

@@ -11,8 +11,7 @@ from tabulate import tabulate
 
 from uss_bench import progress
 from uss_bench.monitoring import collapse_warning
-from uss_bench.record_files import record_path
-from uss_bench.records import Cell, CheckpointResult, RunRecord, ScoreRow
+from uss_bench.records import CheckpointResult, RunRecord, ScoreRow
 from uss_bench.setup import Setup
 
 _SHOWN_CLASSES = 3
@@ -49,23 +48,6 @@ def run_summary(records: Sequence[RunRecord]) -> str:
         parts.append(f"{first.images} images predicted with {first.clusters} clusters; no labels, no scores.")
     parts += [*_monitor_lines(records), _time_line(records), ""]
     return "\n".join(parts)
-
-
-def plan_table(cells: Iterable[Cell], out: Path, done: set[str]) -> str:
-    """Return the table of ``--dry-run``."""
-    rows = [
-        (
-            cell.method.name,
-            cell.dataset.name,
-            cell.backbone.name,
-            cell.protocol,
-            cell.seed,
-            "done" if cell.id in done else "pending",
-            record_path(out, cell),
-        )
-        for cell in cells
-    ]
-    return tabulate(rows, headers=["method", "dataset", "backbone", "protocol", "seed", "state", "record"])
 
 
 def _score_table(records: Sequence[RunRecord]) -> str:

@@ -1,22 +1,22 @@
-"""What commands that run cells share: their options, and a loop in which a failed cell stops no other."""
+"""What commands that run cells share: the options that say what to run, and how."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from uss_bench.cli.options import collect_data, dataset_options, out_option, parse_pairs
-from uss_bench.errors import UsageError, UssBenchError
+from uss_bench.cli.options import collect_data, data_options, dataset_options, out_option, parse_pairs
+from uss_bench.errors import UsageError
+from uss_bench.launch.launchers import find_launcher, launcher_options
+from uss_bench.launch.plan_file import RunTable
+from uss_bench.launch.work import Execution, here
 
 if TYPE_CHECKING:
-    from uss_bench.runner import Outcome
-    from uss_bench.setup import Setup
+    from uss_bench.launch.start import Start
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -25,66 +25,84 @@ C = TypeVar("C", bound=Callable[..., Any])
 class Experiment:
     """What the shared options ask for."""
 
-    request: dict[str, Any]
-    """The fields of `uss_bench.setup.Request` besides the method."""
-    seeds: range
-    device: str
-    out: Path
-    force: bool
+    table: RunTable
+    """What to run, as a table of a plan file would say it."""
+    execution: Execution
+    start: Start
     dry_run: bool
-    crf_engine: Any
-    workers: int | None
-    store_budget: float
-    notes: tuple[str, ...]
-    labels_used: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One cell to run, and what messages call it."""
-
-    label: str
-    setup: Setup
-    seed: int
 
 
 def request_options(command: C) -> C:
-    """Add what names a setup; the command receives `request`, a dictionary as in `Experiment`."""
+    """Add what names a setup; the command receives `request`, the fields of a `Request` but the method."""
 
     def collect(values: dict[str, Any]) -> dict[str, Any]:
-        return {"request": _request(values)}
+        data = collect_data(values.pop("root"), values.pop("classes"), values.pop("data_pairs"))
+        params = parse_pairs(values.pop("set_pairs"), "--set")
+        request = {name: values.pop(name) for name in ("dataset", "backbone", *_NAMES)}
+        if request["weights"] is not None and request["backbone"] is None:
+            raise UsageError("--weights needs --backbone, to know which network they belong to.")
+        return {"request": {**request, "dataset_options": data, "params": params}}
 
-    return dataset_options(_with_options(command, _REQUEST, collect))
+    return dataset_options(_with_options(command, [_backbone(several=False), *_REQUEST], collect))
 
 
-def experiment_options(*, seeds: int) -> Callable[[C], C]:
-    """Add what names a setup and says how to run it; the command receives `asked`, an `Experiment`.
+def experiment_options(*, seeds: int, several: bool = False) -> Callable[[C], C]:
+    """Add what says what to run and how; the command receives `asked`, an `Experiment`.
 
     Args:
         seeds: the default number of seeds.
+        several: whether several datasets and backbones may be named, or none.
     """
-    repetitions = [
-        click.option(
-            "--seeds",
-            default=seeds,
-            show_default=True,
-            type=click.IntRange(1),
-            help="Number of seeds, from --seed.",
-        ),
-        click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The first seed."),
-    ]
 
     def collect(values: dict[str, Any]) -> dict[str, Any]:
-        request = _request(values)
-        first = values.pop("seed")
-        numbers = range(first, first + values.pop("seeds"))
-        own = {name: values.pop(name) for name in _EXECUTION_FIELDS}
-        return {"asked": Experiment(request=request, seeds=numbers, **own)}
+        return {"asked": _experiment(values)}
 
     def add(command: C) -> C:
-        return dataset_options(_with_options(command, [*_REQUEST, *repetitions, *_EXECUTION], collect))
+        options = [_backbone(several=several), *_REQUEST, *_seeds(seeds), *_EXECUTION]
+        collected = _with_options(command, options, collect)
+        if not several:
+            return dataset_options(collected)
+        return click.option(
+            "--dataset", multiple=True, metavar="NAME", help="uss-bench ls datasets. May be repeated."
+        )(data_options(collected))
 
     return add
+
+
+def _experiment(values: dict[str, Any]) -> Experiment:
+    from uss_bench.launch.start import Start
+
+    root, weights = values.pop("root"), values.pop("weights")
+    table = RunTable(
+        dataset=_names(values.pop("dataset")),
+        root=None if root is None else str(root),
+        classes=values.pop("classes"),
+        data=parse_pairs(values.pop("data_pairs"), "--data"),
+        backbone=_names(values.pop("backbone")),
+        weights=None if weights is None else str(weights),
+        params=parse_pairs(values.pop("set_pairs"), "--set"),
+        note=list(values.pop("notes")),
+        labels_used=list(values.pop("labels_used")),
+        **{name: values.pop(name) for name in (*_NAMES[1:], "seeds", "seed")},
+    )
+    launcher, config = values.pop("launcher"), values.pop("launcher_config")
+    options = launcher_options(config, parse_pairs(values.pop("launcher_pairs"), "--launcher-set"))
+    if launcher is not None:
+        find_launcher(launcher)  # a wrong name ends here, before torch is imported
+    elif options:
+        raise UsageError("--launcher-set and --launcher-config need a --launcher to set.")
+    start = Start(launcher, options, values.pop("jobs"), values.pop("retries"))
+    dry_run = values.pop("dry_run")
+    own = {name: values.pop(name) for name in _EXECUTION_FIELDS}
+    plugins = [str(folder) for folder in values["plugin"]]  # `common` makes the registry of them
+    execution = Execution(out=str(values.pop("out")), plugins=plugins, **own, **here())
+    return Experiment(table=table, execution=execution, start=start, dry_run=dry_run)
+
+
+def _names(given: str | Sequence[str] | None) -> list[str] | None:
+    if not given:
+        return None
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _with_options(
@@ -107,24 +125,31 @@ def _with_options(
     return decorated  # type: ignore[no-any-return]
 
 
-def _request(values: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of `_REQUEST` and of the dataset out of `values`, as the fields of a `Request`."""
-    data = collect_data(values.pop("root"), values.pop("classes"), values.pop("data_pairs"))
-    params = parse_pairs(values.pop("set_pairs"), "--set")
-    names = (
-        *("dataset", "backbone", "weights", "backbone_name"),
-        *("protocol", "preset", "limit", "feature_dtype"),
+def _backbone(*, several: bool) -> Callable[[Any], Any]:
+    more = " May be repeated." if several else ""
+    return click.option(
+        "--backbone",
+        multiple=several,
+        metavar="NAME",
+        help=f"uss-bench ls backbones, or any timm ViT. Default: the dataset's.{more}",
     )
-    request = {name: values.pop(name) for name in names}
-    if request["weights"] is not None and request["backbone"] is None:
-        raise UsageError("--weights needs --backbone, to know which network they belong to.")
-    return {**request, "dataset_options": data, "params": params}
 
 
+def _seeds(number: int) -> list[Callable[[Any], Any]]:
+    return [
+        click.option(
+            "--seeds",
+            default=number,
+            show_default=True,
+            type=click.IntRange(1),
+            help="Number of seeds, from --seed.",
+        ),
+        click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="The first seed."),
+    ]
+
+
+_NAMES = ("weights", "backbone_name", "protocol", "preset", "limit", "feature_dtype")
 _REQUEST = [
-    click.option(
-        "--backbone", metavar="NAME", help="uss-bench ls backbones, or any timm ViT. Default: the dataset's."
-    ),
     click.option(
         "--weights",
         type=click.Path(path_type=Path),
@@ -159,6 +184,33 @@ _EXECUTION = [
     click.option("--force", is_flag=True, help="Run again what has a record."),
     click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing."),
     click.option(
+        "--jobs",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Run N cells at a time, in processes of their own. Default: one, in this process.",
+    ),
+    click.option("--launcher", metavar="NAME", help="Who starts the processes: local, or one for a cluster."),
+    click.option(
+        "--launcher-set",
+        "launcher_pairs",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An option of the launcher.",
+    ),
+    click.option(
+        "--launcher-config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Options of the launcher in a TOML file.",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0),
+        default=2,
+        show_default=True,
+        help="How often a cell whose process dies is started again.",
+    ),
+    click.option(
         "--crf",
         "crf_engine",
         type=click.Choice(["lattice", "pydensecrf"]),
@@ -166,7 +218,16 @@ _EXECUTION = [
         show_default=True,
         help="CRF engine; the two are proved equal.",
     ),
-    click.option("--workers", type=click.IntRange(1), help="Processes for the CRF. Default: all cores."),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="Processes for the CRF, of each cell. Default: all cores, or a job's share of them.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        help="Threads of torch, of each cell; last bits depend on it. Default: torch's, or a job's share.",
+    ),
     click.option(
         "--store-budget",
         type=float,
@@ -180,57 +241,4 @@ _EXECUTION = [
         "--labels-used", multiple=True, metavar="WHAT", help="Own up to labels used, e.g. 'tuning'."
     ),
 ]
-_EXECUTION_FIELDS = [one.name for one in fields(Experiment) if one.name not in ("request", "seeds")]
-
-
-def execute(jobs: Sequence[Job], asked: Experiment) -> list[Outcome | Exception]:
-    """Run the cells that have no record, and return what became of each, in the order of `jobs`.
-
-    The jobs share dataset, backbone and protocol, so features are extracted once for all.
-    """
-    from uss_bench import progress
-    from uss_bench.crf import CrfPool
-    from uss_bench.device import pick_device
-    from uss_bench.pictures import draw_missing, draw_pictures
-    from uss_bench.record_files import read_record, record_path
-    from uss_bench.runner import Outcome, run_cell
-
-    shared = jobs[0].setup
-    device = pick_device(asked.device)
-    store = shared.open_store(
-        device,
-        budget=int(asked.store_budget * 1e9),
-    )
-    results: list[Outcome | Exception] = []
-    with CrfPool(
-        shared.protocol.crf, engine=asked.crf_engine, workers=asked.workers, log=progress.log
-    ) as pool:
-        for job in jobs:
-            path = record_path(asked.out, job.setup.cell(job.seed))
-            try:
-                if path.exists() and not asked.force:
-                    progress.log(f"{job.label}: done before, see {path}")
-                    draw_missing(path, job.setup)
-                    results.append(Outcome(path, read_record(path)))
-                    continue
-                progress.log(f"{job.label}: {job.setup.spec.name} on {job.setup.dataset.name}")
-                outcome = run_cell(
-                    job.setup,
-                    job.seed,
-                    store=store,
-                    pool=pool,
-                    out=asked.out,
-                    crf_engine=asked.crf_engine,
-                    command=shlex.join(["uss-bench", *sys.argv[1:]]),
-                    notes=asked.notes,
-                    labels_used=asked.labels_used,
-                )
-                draw_pictures(outcome.path, job.setup)
-            except Exception as error:
-                progress.log(
-                    f"{job.label} failed: {error.what if isinstance(error, UssBenchError) else error}"
-                )
-                results.append(error)
-                continue
-            results.append(outcome)
-    return results
+_EXECUTION_FIELDS = ("device", "store_budget", "crf_engine", "workers", "threads", "force")

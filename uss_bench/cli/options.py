@@ -44,7 +44,14 @@ def common(command: C) -> C:
 
 
 def dataset_options(command: C) -> C:
-    """Add --dataset and what configures it; the command receives `data`, the dataset's options."""
+    """Add --dataset and what configures it: `dataset`, and what `data_options` adds."""
+    return click.option("--dataset", required=True, metavar="NAME", help="uss-bench ls datasets")(
+        data_options(command)
+    )
+
+
+def data_options(command: C) -> C:
+    """Add what configures a dataset: the command receives what `collect_data` joins."""
     for option in (
         click.option(
             "--data",
@@ -57,7 +64,6 @@ def dataset_options(command: C) -> C:
         click.option(
             "--root", type=click.Path(path_type=Path), metavar="DIR", help="Where the dataset lies."
         ),
-        click.option("--dataset", required=True, metavar="NAME", help="uss-bench ls datasets"),
     ):
         command = option(command)
     return command

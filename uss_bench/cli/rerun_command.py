@@ -152,9 +152,9 @@ class Recipe:
         data = collect_data(*(self.options[name] for name in ("root", "classes", "data_pairs")))
         request = Request(
             method=cell.method.name,
-            dataset=self.options["dataset"],
+            dataset=self._only("dataset"),
             dataset_options=data,
-            backbone=self.options["backbone"],
+            backbone=self._only("backbone"),
             weights=self.options["weights"],
             backbone_name=self.options["backbone_name"],
             protocol=cell.protocol,
@@ -163,6 +163,19 @@ class Recipe:
             feature_dtype=self.options["feature_dtype"],
         )
         return resolve(request, registry)
+
+    def _only(self, name: str) -> Any:
+        """Return an option that ``run`` takes several times and a record's command gives once at most.
+
+        Raises:
+            RunError: when the command is of several cells.
+        """
+        given = self.options[name]
+        if not isinstance(given, tuple):
+            return given
+        if len(given) > 1:
+            raise RunError(f"The command names several of --{name}, and a record is of one.")
+        return given[0] if given else None
 
 
 def read_recipe(record: RunRecord, *, root: Path | None = None, weights: Path | None = None) -> Recipe:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import click
+from pathlib import Path
 
-from uss_bench.cli.experiment import Experiment, Job, execute, experiment_options
+import click
+import msgspec
+
+from uss_bench.cli.experiment import Experiment, experiment_options
 from uss_bench.cli.options import common
-from uss_bench.errors import RunError, UssBenchError
+from uss_bench.launch.plan_file import Asked
 from uss_bench.registry import Registry
 from uss_bench.studies import find_study
 
@@ -30,55 +33,37 @@ def command(registry: Registry, study: str, asked: Experiment) -> None:
     a record is not run again, and a cell that fails does not stop the others.
     """
     found = find_study(study, registry)
-    # Wrong names end here, before torch is imported.
-    registry.dataset(asked.request["dataset"])
+    plan = found.plan
     found.check(registry)
+    chosen = asked.table.params
+    of_row = {
+        row.label: msgspec.structs.replace(asked.table, method=plan.method, params=found.params(row, chosen))
+        for row in plan.settings
+    }
+    wanted = [Asked(spec, setting=label) for label, table in of_row.items() for spec in table.cells()]
+    wanted.sort(key=lambda one: one.spec.seed)  # all settings with the first seed, then with the next
+    registry.dataset(wanted[0].spec.dataset)  # a wrong name ends here, before torch is imported
 
     from uss_bench import progress, study_report, summary
-    from uss_bench.record_files import record_path
+    from uss_bench.launch import tables
+    from uss_bench.launch.planning import plan_cells
+    from uss_bench.launch.start import pending, run_cells
     from uss_bench.runner import Outcome
-    from uss_bench.setup import Request, resolve
 
-    plan = found.plan
-    params = {row.label: found.params(row, asked.request["params"]) for row in plan.settings}
-    first = next(iter(params.values()))
-    base = resolve(Request(method=plan.method, **{**asked.request, "params": first}), registry)
-    setups = {label: base.with_params(chosen) for label, chosen in params.items()}
-    jobs = [Job(f"{label}, seed {seed}", setups[label], seed) for seed in asked.seeds for label in setups]
+    cells = plan_cells(wanted, registry)
+    out = Path(asked.execution.out)
     if asked.dry_run:
-        cells = [(job.label, job.setup.cell(job.seed)) for job in jobs]
-        done = {cell.id for _, cell in cells if record_path(asked.out, cell).exists() and not asked.force}
-        click.echo(study_report.plan_table(cells, done))
+        click.echo(tables.plan_table(cells, pending(cells, asked.execution), out))
         return
 
-    progress.say(f"{plan.name}: {len(jobs)} cells, which vary {', '.join(sorted(plan.varied))}. The first:")
+    base = cells[0].setup
+    progress.say(f"{plan.name}: {len(cells)} cells, which vary {', '.join(sorted(plan.varied))}. The first:")
     summary.print_header(base)
-    results = execute(jobs, asked)
-    records = {
-        label: [
-            result.record
-            for job, result in zip(jobs, results, strict=True)
-            if job.setup is setup and isinstance(result, Outcome)
-        ]
-        for label, setup in setups.items()
-    }
-    click.echo(study_report.study_table(plan, base, records, len(asked.seeds)))
+    results = run_cells(cells, asked.execution, asked.start, plan.name)
+    click.echo(study_report.study_table(plan, base, cells, results))
     outcomes = [result for result in results if isinstance(result, Outcome)]
-    figure = study_report.save_figure(plan, base, outcomes, asked.out)
-    click.echo(f"records {asked.out / base.dataset.name}")
+    figure = study_report.save_figure(plan, base, outcomes, out)
+    click.echo(f"records {out / base.dataset.name}")
     if figure is not None:
         click.echo(f"figure  {figure}")
-    failed = [
-        (job.label, result)
-        for job, result in zip(jobs, results, strict=True)
-        if isinstance(result, Exception)
-    ]
-    if failed:
-        lines = [
-            f"  {label}: {error.what if isinstance(error, UssBenchError) else repr(error)}"
-            for label, error in failed
-        ]
-        raise RunError(
-            "\n".join([f"{len(failed)} of {len(jobs)} cells failed:", *lines]),
-            hint="The same command runs the failed cells again, and no other.",
-        ) from failed[0][1]
+    tables.raise_failures(cells, results)

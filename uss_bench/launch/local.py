@@ -17,7 +17,7 @@ from uss_bench.launch.launcher import State, Task
 TIED = "USS_BENCH_TIED"
 """Set for processes that end when their standard input does, which is when this process is gone."""
 
-_GRACE_S = 10.0
+GRACE_S = 10.0
 """How long a process may take to end by itself when it is told to."""
 
 
@@ -72,7 +72,7 @@ class Local:
         try:
             for started in ending:
                 _end_group(started.process, signal.SIGTERM, leader_only=True)
-            deadline = time.monotonic() + _GRACE_S
+            deadline = time.monotonic() + GRACE_S
             for started in ending:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     started.process.wait(max(0.0, deadline - time.monotonic()))

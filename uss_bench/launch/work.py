@@ -123,6 +123,9 @@ class ExtractionWork(_Part, frozen=True, tag="extraction"):
     execution: Execution
     facets: list[str]
     """Of all the cells that share it."""
+    part: Annotated[int, msgspec.Meta(ge=0)] = 0
+    parts: Count = 1
+    """Which share of the items, of how many; see `FeatureStore.extract`."""
 
 
 Work = CellWork | ExtractionWork

@@ -1,0 +1,188 @@
+"""Running planned cells: in this process, or as tasks that a launcher starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from uss_bench import progress
+from uss_bench.errors import DataError, RunError, UssBenchError
+from uss_bench.launch.launcher import State
+from uss_bench.launch.launchers import find_launcher
+from uss_bench.launch.planning import Planned, make_tasks
+from uss_bench.launch.reporting import Reporter
+from uss_bench.launch.running import CellRunner
+from uss_bench.launch.session import Session
+from uss_bench.launch.stored import PlanFolder, PlannedTask, StoredPlan, now
+from uss_bench.launch.view import View, first_line, short
+from uss_bench.launch.work import Execution
+from uss_bench.pictures import draw_missing
+from uss_bench.record_files import read_record
+from uss_bench.records import stem
+from uss_bench.runner import Outcome
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Who runs the cells of a plan."""
+
+    launcher: str | None = None
+    """A launcher's name; None for this process, or ``local`` with more than one job."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    jobs: int | None = None
+    """How many cells may run at a time."""
+    retries: int = 2
+    """How often a cell whose process dies is started again."""
+
+    @property
+    def name(self) -> str | None:
+        """The launcher's name, None when cells run in this process."""
+        return self.launcher or (LOCAL if (self.jobs or 1) > 1 else None)
+
+
+def run_cells(
+    cells: Sequence[Planned], execution: Execution, start: Start, name: str
+) -> list[Outcome | Exception]:
+    """Run the cells that have no record, and return what became of each, in the order of `cells`.
+
+    A cell that fails stops no other.
+
+    Args:
+        name: of the plan, for ``uss-bench status``.
+
+    Raises:
+        UsageError: for a wrong launcher or option of it.
+        KeyboardInterrupt: after everything that was started has ended.
+    """
+    if start.name is None:
+        return _run_here(cells, execution, name)
+    return _run_elsewhere(cells, execution, start, start.name, name)
+
+
+def pending(cells: Sequence[Planned], execution: Execution) -> list[Planned]:
+    """Return the cells that have no record, or all with ``--force``; one that is there twice, once."""
+    once = {one.cell.id: one for one in reversed(cells)}
+    return [
+        one
+        for one in cells
+        if once[one.cell.id] is one and (execution.force or not one.record(Path(execution.out)).exists())
+    ]
+
+
+def _run_here(cells: Sequence[Planned], execution: Execution, name: str) -> list[Outcome | Exception]:
+    if execution.threads is not None:
+        import torch
+
+        torch.set_num_threads(execution.threads)
+    folder = _keep(name, cells, execution, Start()) if len(cells) > 1 else None
+    results: dict[str, Outcome | Exception] = {}
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(folder.at_work())
+        runner = stack.enter_context(CellRunner(execution))
+        for one in cells:
+            if one.cell.id in results:
+                continue
+            try:
+                with _reported(folder, one):
+                    results[one.cell.id] = runner.run(one.setup, one.spec, one.label)
+            except Exception as error:
+                what = error.what if isinstance(error, UssBenchError) else error
+                progress.log(f"{one.label} failed: {what}")
+                results[one.cell.id] = error
+    return [results[one.cell.id] for one in cells]
+
+
+@contextlib.contextmanager
+def _reported(folder: PlanFolder | None, one: Planned) -> Iterator[None]:
+    """Tell ``uss-bench status`` how far a cell of this process is."""
+    if folder is None:
+        yield
+        return
+    with Reporter(folder.now_file(one.cell)):
+        yield
+
+
+def _run_elsewhere(
+    cells: Sequence[Planned], execution: Execution, start: Start, launcher: str, name: str
+) -> list[Outcome | Exception]:
+    found = find_launcher(launcher)
+    found.check(start.options)
+    todo = pending(cells, execution)
+    for one in cells:
+        if one not in todo and (path := one.record(Path(execution.out))).exists():
+            progress.log(f"{one.label}: done before, see {path}")
+            draw_missing(path, one.setup)
+    states: Mapping[str, State] = {}
+    if launcher == LOCAL:
+        execution = _share_of_this_machine(execution, min(start.jobs or 1, max(1, len(todo))))
+    folder = _keep(name, cells, execution, start, todo)
+    if todo:
+        plan = folder.read()
+        view = View(plan.tasks, done_before=len(cells) - len(todo))
+        made = found.make(folder.path, start.jobs, start.options)
+        states = Session(folder, plan, made, view, retries=start.retries).run()
+    return [_outcome(one, execution, states, folder) for one in cells]
+
+
+def _share_of_this_machine(execution: Execution, jobs: int) -> Execution:
+    """Give each of so many processes its share of the cores, where the user has not said how many."""
+    share = max(1, len(os.sched_getaffinity(0)) // jobs)
+    return msgspec.structs.replace(
+        execution, threads=execution.threads or share, workers=execution.workers or share
+    )
+
+
+def _keep(
+    name: str,
+    cells: Sequence[Planned],
+    execution: Execution,
+    start: Start,
+    todo: Sequence[Planned] = (),
+) -> PlanFolder:
+    """Write a plan where ``uss-bench status`` finds it, with tasks for the cells of `todo`."""
+    folder = PlanFolder.of(Path(execution.out), name, [one.cell.id for one in cells])
+    extractions, tasks = make_tasks(todo, execution, folder.path, start.jobs)
+    task_of = dict(zip((one.cell.id for one in todo), tasks, strict=True))
+    folder.write(
+        StoredPlan(
+            name=name,
+            command=shlex.join(["uss-bench", *sys.argv[1:]]),
+            folder=execution.folder,
+            created=now(),
+            launcher=start.name or "",
+            options=dict(start.options),
+            jobs=start.jobs,
+            extractions=extractions,
+            cells=[
+                PlannedTask(label=one.label, record=str(one.record(Path())), task=task_of.get(one.cell.id))
+                for one in cells
+            ],
+        )
+    )
+    return folder
+
+
+def _outcome(
+    one: Planned, execution: Execution, states: Mapping[str, State], folder: PlanFolder
+) -> Outcome | Exception:
+    """Return what a cell left: its record, or why there is none."""
+    path = one.record(Path(execution.out))
+    state = states.get(stem(one.cell), State("done"))
+    log = folder.log_file(one.cell)
+    if state.stage != "done":
+        return RunError(f"{first_line(state.reason)} (log: {short(log)})")
+    try:
+        return Outcome(path, read_record(path))
+    except DataError as error:
+        return RunError(f"It ended without a record that can be read: {error.what} (log: {short(log)})")

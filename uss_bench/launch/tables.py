@@ -1,0 +1,115 @@
+"""Tables of plans: what would run, and what it gave."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+
+from uss_bench.errors import RunError, UssBenchError
+from uss_bench.launch.planning import Planned
+from uss_bench.launch.view import styled
+from uss_bench.runner import Outcome
+from uss_bench.summary import four_scores
+
+SCORES = ("Acc raw", "mIoU raw", "Acc CRF", "mIoU CRF")
+
+
+def plan_table(cells: Sequence[Planned], pending: Sequence[Planned], out: Path) -> str:
+    """Return the table of ``--dry-run``: a row per cell, in the order in which they would run.
+
+    Args:
+        pending: those of the cells that would run.
+        out: the results folder.
+    """
+    todo = {one.cell.id for one in pending}
+    rows = [
+        (
+            one.label,
+            "pending" if one.cell.id in todo else styled("done"),
+            one.record(out),
+        )
+        for one in cells
+    ]
+    table = tabulate(rows, headers=["cell", "state", "record"], disable_numparse=True)
+    count = f"{len(todo)} of {len(cells)} cell{'s' * (len(cells) != 1)} pending."
+    return f"{shared_title(cells)}\n\n{table}\n\n{count}"
+
+
+def shared_title(cells: Sequence[Planned]) -> str:
+    """Return what all cells share of method, dataset, backbone and protocol."""
+    facts = [
+        (one.cell.method.name, one.cell.dataset.name, one.cell.backbone.name, one.cell.protocol)
+        for one in cells
+    ]
+    parts = [
+        column[0] if len(set(column)) == 1 else f"{len(set(column))} {name}s"
+        for name, column in zip(
+            ("method", "dataset", "backbone", "protocol"), zip(*facts, strict=True), strict=True
+        )
+    ]
+    return click.style(" · ".join(parts), bold=True)
+
+
+def results_table(cells: Sequence[Planned], results: Sequence[Outcome | Exception]) -> str:
+    """Return the scores of every setting, under what they share."""
+    return f"\n{shared_title(cells)}\n\n{scores_table(cells, results)}\n"
+
+
+def scores_table(cells: Sequence[Planned], results: Sequence[Outcome | Exception]) -> str:
+    """Return a row of scores per setting, mean ± standard deviation over its seeds.
+
+    Args:
+        results: what became of the cells, in their order.
+    """
+    of_setting: dict[str, list[Outcome | Exception]] = {}
+    for one, result in zip(cells, results, strict=True):
+        of_setting.setdefault(one.setting, []).append(result)
+    rows = []
+    for setting, found in of_setting.items():
+        records = [result.record for result in found if isinstance(result, Outcome)]
+        last = [record.last for record in records if record.last is not None]
+        columns = zip(*map(four_scores, last), strict=True) if last else [[]] * len(SCORES)
+        used = [one.raw.clusters_used for one in last]
+        rows.append(
+            [
+                setting,
+                *(_spread(column) for column in columns),
+                f"{statistics.fmean(used):.1f} of {records[0].clusters}" if used else "–",
+                f"{len(records)} of {len(found)}",
+            ]
+        )
+    headers = ["setting", *SCORES, "clusters used", "seeds"]
+    align = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(rows, headers=headers, colalign=align, disable_numparse=True)
+
+
+def _spread(column: Sequence[float]) -> str:
+    if not column:
+        return "–"
+    mean = f"{statistics.fmean(column):.1f}"
+    return f"{mean} ± {statistics.stdev(column):.1f}" if len(column) > 1 else mean
+
+
+def raise_failures(cells: Sequence[Planned], results: Sequence[Outcome | Exception]) -> None:
+    """Raise one error that names every cell that failed, with its reason; its own error for an only cell."""
+    failed = [
+        (one.label, result)
+        for one, result in zip(cells, results, strict=True)
+        if isinstance(result, Exception)
+    ]
+    if not failed:
+        return
+    if len(cells) == 1:
+        raise failed[0][1]
+    lines = [
+        f"  {label}: {error.what if isinstance(error, UssBenchError) else repr(error)}"
+        for label, error in failed
+    ]
+    raise RunError(
+        "\n".join([f"{len(failed)} of {len(cells)} cells failed:", *lines]),
+        hint="The same command runs the failed cells again, and no other.",
+    ) from failed[0][1]

@@ -1,0 +1,110 @@
+"""The process of one task: ``python -m uss_bench.launch.task FILE``.
+
+What it prints goes to a log beside the file, how far it is to a file that others look at, and what
+became of it to a third when it ends. Its exit code is 0 when done, 1 when what it ran failed, 2 when it
+was asked for something wrong, and 130 when it was interrupted, by SIGTERM too; only then, and when it
+dies, is nothing said of its end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from uss_bench.errors import UssBenchError
+from uss_bench.launch.launcher import State
+from uss_bench.launch.local import GRACE_S, TIED
+from uss_bench.launch.logs import logging_to
+from uss_bench.launch.reporting import Reporter
+from uss_bench.launch.work import CellWork, Work, read_work
+from uss_bench.paths import atomic_write
+
+
+def run_file(path: Path) -> int:
+    """Run the task of a file in this process, and return its exit code.
+
+    Everything relative in the task is relative to its own folder, which this process enters.
+    """
+    path = path.resolve()
+    with logging_to(path.with_suffix(".log")):
+        try:
+            work = read_work(path)
+            work.execution.enter()
+            _set_threads(work.execution.threads)
+            with Reporter(path.with_suffix(".now")):
+                _run(work)
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
+        except BaseException as error:  # also what ends a process: a plugin may have raised it
+            return _failed(path, error)
+        _end(path, State("done"))
+    return 0
+
+
+def _run(work: Work) -> None:
+    from uss_bench.launch.running import extract, run_planned
+
+    if isinstance(work, CellWork):
+        run_planned(work)
+    else:
+        extract(work)
+
+
+def _failed(path: Path, error: BaseException) -> int:
+    traceback.print_exception(error)
+    ours = isinstance(error, UssBenchError)
+    reason = str(error) if ours else f"{type(error).__name__}: {error}"
+    _end(path, State("failed", reason))
+    return error.exit_code if isinstance(error, UssBenchError) else 1
+
+
+def _end(path: Path, state: State) -> None:
+    try:
+        atomic_write(path.with_suffix(".end"), msgspec.json.encode(state))
+    except OSError as error:  # a full disk: then the exit code has to tell
+        print(f"{path.with_suffix('.end')} cannot be written: {error}", file=sys.stderr)
+
+
+def _set_threads(threads: int | None) -> None:
+    """Let torch, BLAS and numba use so many threads; before they are imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _watch_parent() -> None:
+    """End this process when its standard input does: when whoever started it is gone."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.killpg(0, signal.SIGKILL)  # it was started as a group of its own, with the CRF's processes
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    if os.environ.pop(TIED, ""):
+        threading.Thread(target=_watch_parent, daemon=True).start()
+    sys.exit(run_file(Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
