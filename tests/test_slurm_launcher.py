@@ -13,11 +13,13 @@ import pytest
 
 from uss_bench.errors import DataError, RunError, UsageError
 from uss_bench.launch import slurm
-from uss_bench.launch.launcher import State, Task
+from uss_bench.launch.launcher import CORES, State, Task
 from uss_bench.launch.slurm_job import JobStart
 from uss_bench.launch.slurm_ledger import Ledger, Submitted
 from uss_bench.launch.slurm_queue import Job, cancel_jobs, largest_array, last_words, read_queue
 from uss_bench.launch.slurm_states import remark, verdict
+from uss_bench.launch.task import in_share
+from uss_bench.launch.work import CellSpec, CellWork, Execution
 from uss_bench.specs import Resources
 
 # Recorded from SLURM 22.05: an array with a task cancelled, one requeued and one at work, and an ended job.
@@ -215,6 +217,9 @@ def test_a_limit_on_jobs_is_divided_among_arrays(jobs, sizes, expected):
     assert slurm._shares(jobs, sizes) == expected
 
 
+WRITE_CORES = f"import os; open('cores', 'w').write(os.environ['{CORES}'])"
+
+
 # --- Inside a job --------------------------------------------------------------------------------
 
 
@@ -226,6 +231,24 @@ def test_a_job_runs_the_command_and_ends_with_its_exit_code(tmp_path, monkeypatc
             JobStart([sys.executable, "-c", code], tmp_path / "a.end", 1, 10)()
         assert ended.value.code == exit
     assert not (tmp_path / "a.end").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [({}, (3, 3)), ({"threads": 1}, (1, 3)), ({"workers": 2}, (3, 2))]
+)
+def test_a_job_uses_the_cores_it_was_given_unless_the_user_has_said_how_many(
+    tmp_path, monkeypatch, asked, expected
+):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    execution = Execution(out="results", **asked)
+    work = CellWork(cell=CellSpec(method="dino", dataset="toy3"), execution=execution, id="0")
+    monkeypatch.chdir(tmp_path)
+    JobStart([sys.executable, "-c", WRITE_CORES], tmp_path / "a.end", 1, 10)()
+    monkeypatch.setenv(CORES, (tmp_path / "cores").read_text())
+    given = in_share(work).execution
+    assert (given.threads, given.workers) == expected
+    monkeypatch.delenv(CORES)
+    assert in_share(work) is work
 
 
 def test_the_command_does_not_die_of_the_warning_that_all_processes_get(tmp_path):

@@ -229,6 +229,15 @@ _EXECUTION = [
         help="Threads of torch, of each cell; last bits depend on it. Default: torch's, or a job's share.",
     ),
     click.option(
+        "--snapshot-every",
+        "snapshot_seconds",
+        type=click.FloatRange(0),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How much training may be lost when a run is killed.",
+    ),
+    click.option(
         "--store-budget",
         type=float,
         default=50.0,
@@ -241,4 +250,7 @@ _EXECUTION = [
         "--labels-used", multiple=True, metavar="WHAT", help="Own up to labels used, e.g. 'tuning'."
     ),
 ]
-_EXECUTION_FIELDS = ("device", "store_budget", "crf_engine", "workers", "threads", "force")
+_EXECUTION_FIELDS = (
+    *("device", "store_budget", "crf_engine", "workers", "threads", "force"),
+    "snapshot_seconds",
+)

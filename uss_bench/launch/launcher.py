@@ -17,6 +17,9 @@ import msgspec
 
 from uss_bench.specs import JSON_ERRORS, Resources
 
+CORES = "USS_BENCH_CORES"
+"""An environment variable that a launcher may set for a task's process: how many cores it was given."""
+
 Stage = Literal["queued", "running", "done", "failed", "lost"]
 """``failed``: the process said so itself, with a reason; ``lost``: it died, and may be started again."""
 

@@ -62,6 +62,7 @@ class CellRunner:
             command=command_line(spec, execution),
             notes=tuple(spec.notes),
             labels_used=tuple(spec.labels_used),
+            snapshot_seconds=execution.snapshot_seconds,
             force=execution.force,
         )
         draw_pictures(outcome.path, setup)

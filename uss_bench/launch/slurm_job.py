@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from uss_bench.launch.launcher import State
+from uss_bench.launch.launcher import CORES, State
 from uss_bench.paths import atomic_write
 
 if TYPE_CHECKING:
@@ -51,7 +51,12 @@ class JobStart:
             self._give_up(f"was requeued {restarts} times, by SLURM, and did not finish")
             sys.exit(1)
         print(f"start {restarts + 1} of at most {self.requeues + 1}", flush=True)
-        process = subprocess.Popen(self.command, start_new_session=True, preexec_fn=_ignore_warning)
+        process = subprocess.Popen(
+            self.command,
+            env={**os.environ, CORES: os.environ.get("SLURM_CPUS_PER_TASK", "")},
+            start_new_session=True,
+            preexec_fn=_ignore_warning,
+        )
         self._pid = process.pid
         code = process.wait()
         self._pid = None

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from uss_bench.errors import UssBenchError
-from uss_bench.launch.launcher import State
+from uss_bench.launch.launcher import CORES, State
 from uss_bench.launch.local import GRACE_S, TIED
 from uss_bench.launch.logs import logging_to
 from uss_bench.launch.reporting import Reporter
@@ -36,7 +36,7 @@ def run_file(path: Path) -> int:
     path = path.resolve()
     with logging_to(path.with_suffix(".log")):
         try:
-            work = read_work(path)
+            work = in_share(read_work(path))
             work.execution.enter()
             _set_threads(work.execution.threads)
             with Reporter(path.with_suffix(".now")):
@@ -48,6 +48,16 @@ def run_file(path: Path) -> int:
             return _failed(path, error)
         _end(path, State("done"))
     return 0
+
+
+def in_share(work: Work) -> Work:
+    """Use as many cores as the launcher was given for this process, where the user has not said how many."""
+    cores = os.environ.get(CORES, "")
+    if not cores.isdigit() or not int(cores):
+        return work
+    share, asked = int(cores), work.execution
+    execution = msgspec.structs.replace(asked, threads=asked.threads or share, workers=asked.workers or share)
+    return msgspec.structs.replace(work, execution=execution)
 
 
 def _run(work: Work) -> None:

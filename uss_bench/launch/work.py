@@ -76,6 +76,8 @@ class Execution(_Part, frozen=True):
     """Processes of the CRF; None for one per core."""
     threads: Count | None = None
     """Threads of torch; None for what torch chooses."""
+    snapshot_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    """How much training a kill may cost."""
     force: bool = False
     """Run again what has a record."""
     plugins: list[str] = []
