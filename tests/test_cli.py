@@ -80,7 +80,7 @@ def test_a_dry_run_tells_done_from_pending_and_runs_nothing(uss, tmp_path):
     table = [line.split() for line in said.out.splitlines()[4:6]]
     assert [row[2] for row in table] == ["done", "pending"]
     assert Path(table[0][3]) == records(tmp_path)[0]
-    assert said.out.splitlines()[-1] == "1 of 2 cells pending."
+    assert said.out.splitlines()[7] == "1 of 2 cells pending."
     assert len(records(tmp_path)) == 1
 
 

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from board_records import write_runs
+from running import PLUGINS, SMALL
 
 from uss_bench.estimate.costs import Cost, cost_of, installed_costs, measured_costs, table_text
 from uss_bench.estimate.estimating import CellSize, Extraction, Range, estimate
@@ -251,3 +252,21 @@ def test_floors_have_no_features(run):
 )
 def test_times_are_told_in_the_unit_that_suits_them(given, text):
     assert clock(given) == text
+
+
+def test_a_dry_run_ends_with_the_estimate_of_what_is_pending(command, tmp_path):
+    out = tmp_path / "results"
+    asked = ["run", "--method", "dino", "--dataset", "tiny", "--plugin", PLUGINS, "--protocol", SMALL]
+    asked += ["--set", "steps=3", "--seeds", "2", "--quiet", "--workers", "1", "--out", out]
+    said = command(*asked, "--dry-run").out
+    assert "2 of 2 cells pending.\n\nWhat the 2 pending cells will take" in said
+    assert "Not measured: train of dino with" in said
+    assert not out.exists()
+    assert command(*asked, "--seeds", "1").code == 0
+    said = command(*asked, "--dry-run").out
+    assert "What the 1 pending cell will take" in said
+    assert "By 1 comparable run on " in said
+    assert re.search(r"^extract +0 s", said, re.MULTILINE), "the features lie in the store"
+    assert "Not measured" not in said
+    assert command(*asked).code == 0
+    assert command(*asked, "--dry-run").out.splitlines()[-1] == "0 of 2 cells pending."

@@ -182,7 +182,7 @@ _EXECUTION = [
     click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …"),
     out_option("Where records go. Default: results."),
     click.option("--force", is_flag=True, help="Run again what has a record."),
-    click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing."),
+    click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run nothing."),
     click.option(
         "--jobs",
         type=click.IntRange(1),

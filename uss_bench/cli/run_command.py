@@ -58,15 +58,16 @@ def command(
         registry.method(one.spec.method), registry.dataset(one.spec.dataset)
 
     from uss_bench import progress, summary
+    from uss_bench.estimate.dry_run import dry_run_text
     from uss_bench.launch import tables
     from uss_bench.launch.planning import plan_cells
-    from uss_bench.launch.start import pending, run_cells
+    from uss_bench.launch.start import run_cells
     from uss_bench.runner import Outcome
 
     cells = plan_cells(wanted, registry)
     out = Path(asked.execution.out)
     if asked.dry_run:
-        click.echo(tables.plan_table(cells, pending(cells, asked.execution), out))
+        click.echo(dry_run_text(cells, asked.execution))
         return
 
     settings = {one.setting for one in cells}

@@ -45,15 +45,16 @@ def command(registry: Registry, study: str, asked: Experiment) -> None:
     registry.dataset(wanted[0].spec.dataset)  # a wrong name ends here, before torch is imported
 
     from uss_bench import progress, study_report, summary
+    from uss_bench.estimate.dry_run import dry_run_text
     from uss_bench.launch import tables
     from uss_bench.launch.planning import plan_cells
-    from uss_bench.launch.start import pending, run_cells
+    from uss_bench.launch.start import run_cells
     from uss_bench.runner import Outcome
 
     cells = plan_cells(wanted, registry)
     out = Path(asked.execution.out)
     if asked.dry_run:
-        click.echo(tables.plan_table(cells, pending(cells, asked.execution), out))
+        click.echo(dry_run_text(cells, asked.execution))
         return
 
     base = cells[0].setup

@@ -35,7 +35,7 @@ def cell_size(setup: Setup, *, budget: int, root: Path | None = None) -> CellSiz
     facets = tuple(setup.spec.facets)
     store = setup.open_store(torch.device("cpu"), root=root, budget=budget)
     steps, every = (whole_number(setup.params.get(name)) for name in ("steps", "checkpoint_every"))
-    candidates = None if steps is None or not every else steps // every + 1
+    offers = None if steps is None or not every else steps // every
     return CellSize(
         method=setup.spec.name,
         dataset=setup.dataset.name,
@@ -46,10 +46,15 @@ def cell_size(setup: Setup, *, budget: int, root: Path | None = None) -> CellSiz
         clusters=whole_number(setup.params.get("clusters")) or len(setup.dataset.classes),
         steps=steps,
         batch_size=whole_number(setup.params.get("batch_size")),
-        candidates=candidates if facets and setup.test_labels is not None else 0,
+        candidates=_candidates(offers) if facets and setup.test_labels is not None else 0,
         images=len(setup.test_images),
         extractions=tuple(_extraction(store, items, facets) for items in splits if facets and len(items)),
     )
+
+
+def _candidates(offers: int | None) -> int | None:
+    """Return how many states are scored: what was offered and the last one, nothing if none was offered."""
+    return offers + 1 if offers else offers
 
 
 def _extraction(store: FeatureStore, items: Items, facets: tuple[str, ...]) -> Extraction:

@@ -61,7 +61,8 @@ def _stores(extractions: Sequence[Extraction]) -> list[str]:
         if one.streamed:
             lines.append(f"features  {items}, streamed in every run and not stored: {one.streamed}")
         else:
-            there = f", {size(one.present)} of it in the store" if one.present else ""
+            part = "all" if one.present >= one.bytes else size(one.present)  # files have headers, too
+            there = f", {part} of it in the store" if one.present else ""
             lines.append(f"features  {size(one.bytes)} for {items}{there}")
     kept = [one for one in extractions if not one.streamed]
     if len(kept) > 1:
