@@ -201,5 +201,6 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write docs/cli.md from the command line itself; with ``-- --check`` only compare, and check links."""
+    """Write docs/cli.md and the tables of docs/scale.md; ``-- --check`` only compares, and checks links."""
     session.run(PYTHON, "docs/build.py", *session.posargs)
+    session.run(PYTHON, "docs/scale.py", *session.posargs)

@@ -236,18 +236,16 @@ class _Estimator:
         return rate and rate * size.images
 
     def _bytes(self, alike: Mapping[CellSize, int], rate_of: _ByteRate) -> Range | None:
+        """Add up bytes per record; None if there is a cell that no run says anything about."""
         total = Range()
         for size, number in alike.items():
-            wanted = (size.method, size.clusters, size.eval_side, size.whole)
-            found = [
-                value
-                for cost in self._costs
-                if (cost.method, cost.clusters, cost.eval_side, cost.whole) == wanted
-                and (value := rate_of(cost, size)) is not None
-            ]
-            if not found:
+            rates = [(cost, rate_of(cost, size)) for cost in self._costs]
+            found = [(cost, rate) for cost, rate in rates if rate is not None]
+            own = [rate for cost, rate in found if cost.method == size.method]
+            trained = [rate for cost, rate in found if not {cost.method, size.method} & FLOORS]
+            if not (own or trained):
                 return None
-            total += _range(found) * number
+            total += _range(own or trained) * number
         return total
 
     def _rate(self, rate: Callable[[Cost], float | None], fits: Callable[[Cost], bool]) -> Range | None:
@@ -275,11 +273,16 @@ def _seconds_per_pixel(cost: Cost) -> float | None:
 
 
 def _record_rate(cost: Cost, size: CellSize) -> float | None:
+    """Return the bytes of a record as large as `size`; runs with the same K and side are comparable."""
+    if (cost.clusters, cost.eval_side, cost.whole) != (size.clusters, size.eval_side, size.whole):
+        return None
     if cost.counts_bytes is None or cost.other_bytes is None or not cost.images:
         return None
     return cost.other_bytes + cost.counts_bytes / cost.images * size.images
 
 
 def _state_rate(cost: Cost, size: CellSize) -> float | None:
-    fits = cost.backbone == size.backbone
-    return float(cost.state_bytes) if cost.state_bytes is not None and fits else None
+    """Return the bytes of a trained state; runs of the same method and backbone are comparable."""
+    if cost.state_bytes is None or (cost.method, cost.backbone) != (size.method, size.backbone):
+        return None
+    return float(cost.state_bytes)

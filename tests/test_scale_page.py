@@ -1,0 +1,88 @@
+"""docs/scale.md: its tables come from its script, whose arithmetic agrees with other ways to count."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "docs" / "scale.py"
+
+
+@pytest.fixture(scope="module")
+def scale():
+    spec = importlib.util.spec_from_file_location("scale_page", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scale_page"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["scale_page"]
+
+
+def test_the_page_is_what_its_script_makes(scale):
+    page = scale.PAGE.read_text(encoding="utf-8")
+    assert scale.regenerated(page) == page, "run: python docs/scale.py"
+    for part in scale.PARTS:
+        assert f"<!-- part: {part} -->" in page
+
+
+def test_the_study_has_585_cells(scale):
+    methods = len(scale.STEPS) + len(scale.ELSEWHERE)
+    assert methods == 13
+    assert methods * len(scale.DATA) * len(scale.NETWORKS) * scale.SEEDS == 585
+    assert scale.study().cells == 180
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "gmacs"),
+    [
+        ("dino_vits8", 224, 22.3),
+        ("dino_vits8", 320, 57.6),
+        ("dino_vitb8", 224, 78.0),
+        ("dino_vitb8", 320, 183.0),
+        ("dinov2_vitb14", 224, 23.1),
+    ],
+)
+def test_multiplications_agree_with_a_count_by_layers(scale, name, side, gmacs):
+    network = next(one for one in scale.NETWORKS if one.name == name)
+    tokens, dim = (side // network.patch) ** 2 + 1, network.dim
+    layers = {
+        "patches": (tokens - 1) * dim * 3 * network.patch**2,
+        "queries, keys, values": network.blocks * tokens * dim * 3 * dim,
+        "scores": network.blocks * tokens * tokens * dim,
+        "weighted values": network.blocks * tokens * tokens * dim,
+        "projection": network.blocks * tokens * dim * dim,
+        "MLP": network.blocks * 2 * tokens * dim * 4 * dim,
+    }
+    assert network.macs(side) == sum(layers.values())
+    assert network.macs(side) / 1e9 == pytest.approx(gmacs, rel=0.006)
+
+
+def test_features_take_what_an_array_of_them_takes(scale):
+    import numpy as np
+
+    for network in scale.NETWORKS:
+        for side in (network.train_side, network.eval_side):
+            grid = side // network.patch
+            assert network.item_bytes(side) == np.empty((network.dim, grid, grid), np.float16).nbytes
+    one = scale.cell_size("smooseg", scale.DATA[0], scale.NETWORKS[0])
+    assert one.extractions[0].bytes == 97_702 * 5 * 384 * 28 * 28 * 2
+
+
+def test_images_steps_and_batches_are_those_of_datasets_and_presets(scale, registry):
+    for data in scale.DATA:
+        spec, _ = registry.dataset(data.name)
+        splits = {split.name: split.images for split in spec.splits}
+        assert (splits[spec.train_split], splits[spec.test_split]) == (data.train, data.test)
+        assert data.crops == (5 if spec.five_crop else 1)
+        assert data.clusters == len(spec.classes)
+    for method in ("smooseg", "ds2dl"):
+        spec, _ = registry.method(method)
+        published = {
+            preset.when["dataset"]: preset.params["steps"]
+            for preset in spec.presets
+            if preset.when.get("backbone") in ("dino_vits8", "dino_vitb8")
+        }
+        assert scale.STEPS[method][0] == published
