@@ -1,0 +1,272 @@
+"""The published runs as the methods' pages give them: what they resolve to, that they run, what they cost.
+
+Everything but the data is genuine: the commands, the formats of the files, the names and shapes of the
+checkpoints. Images are few and small, and weights random.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import coco_files
+import pytest
+import test_cityscapes27 as cityscapes_files
+import torch
+from checkpoint_files import genuine
+from potsdam_files import archive
+
+from uss_bench.claims import Claim, claims_for, differences, load_claims
+from uss_bench.record_files import read_record
+from uss_bench.records import Cell
+from uss_bench.registry import Registry
+from uss_bench.setup import Request, resolve
+
+ROOT = Path(__file__).parent.parent
+VITS = {"dino_vits8": (384, 8), "dino_vitb8": (768, 8), "dinov2_vitb14": (768, 14)}
+"""Width and patch of the backbones that published runs use."""
+SMALL = {8: "stego320@1[train_side=56,eval_side=56]", 14: "stego322@1[train_side=56,eval_side=56]"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of a method's table of published runs."""
+
+    command: str
+    accuracy: float
+    miou: float
+    time: str
+
+    def __str__(self) -> str:
+        return f"{self.option('method')} {self.option('dataset')} {self.option('backbone')}"
+
+    def option(self, name: str) -> str:
+        words = shlex.split(self.command)
+        return words[words.index(f"--{name}") + 1]
+
+    @property
+    def vit(self) -> tuple[int, int]:
+        return VITS[self.option("backbone")]
+
+
+def published(method: str) -> list[Published]:
+    row = re.compile(
+        r"^\| `(uss-bench run .+?)` \| (?:[^|]+ \| )?(\d+\.\d) / (\d+\.\d)[^|]* \| ([\d.]+ (?:min|h)) \|$",
+        re.M,
+    )
+    found = row.findall((ROOT / "methods" / method / "README.md").read_text(encoding="utf-8"))
+    return [Published(command, float(acc), float(miou), time) for command, acc, miou, time in found]
+
+
+RUNS = [one for method in ("ds2dl", "smooseg", "stego", "dino") for one in published(method)]
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A few images of every dataset, in its genuine format."""
+    folder = tmp_path_factory.mktemp("published")
+    coco = folder / "coco"
+    for subset in ("train2017", "val2017"):
+        coco_files.put_maps(coco_files.put_images(coco, subset), subset)
+    coco_files.put_lists(coco)
+    return {
+        "cocostuff27": coco,
+        "cityscapes27": cityscapes_files.tree(folder / "cityscapes"),
+        "potsdam3": archive(folder / "potsdam"),
+    }
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random weights by the names and shapes of the published files."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    files = {}
+    for name, (dim, patch) in VITS.items():
+        family, side = ("dinov2", 37) if "dinov2" in name else ("dino", 28)
+        files[name] = folder / f"{name}.pth"
+        torch.save(genuine(family, dim, patch, side), files[name])
+    return files
+
+
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DINOv2's card without the digest that random weights cannot have; DINO's cards state none."""
+    folder = tmp_path_factory.mktemp("cards") / "dinov2_vitb14"
+    folder.mkdir()
+    (folder / "spec.toml").write_text(
+        'kind = "backbone"\nname = "dinov2_vitb14"\ntitle = "none"\nsummary = "none"\nadapter = "timm"\n'
+        'overrides = true\nparams = { model = "vit_base_patch14_dinov2.lvd142m" }\npatch = 14\ndim = 768\n'
+    )
+    return folder
+
+
+# --- What the commands resolve to ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resolved(roots, checkpoints, cards) -> Callable[[Published], Cell]:
+    """A command's cell, but for partial data and random weights."""
+
+    @functools.cache
+    def resolved(run: Published) -> Cell:
+        dataset, backbone = run.option("dataset"), run.option("backbone")
+        asked = Request(
+            method=run.option("method"),
+            dataset=dataset,
+            dataset_options={"root": roots[dataset], "partial": True},
+            backbone=backbone,
+            weights=checkpoints[backbone],
+        )
+        return resolve(asked, Registry([cards])).cell(seed=0)
+
+    return resolved
+
+
+def claim_of(run: Published) -> Claim:
+    (claim,) = {
+        (one.split, one.protocol): one
+        for one in claims_for(load_claims(), method=run.option("method"), dataset=run.option("dataset"))
+        if (one.accuracy, one.miou, one.backbone) == (run.accuracy, run.miou, run.option("backbone"))
+    }.values()
+    return claim
+
+
+def test_every_dataset_and_every_preset_that_a_run_chooses_by_itself_is_among_them():
+    assert [len(published(method)) for method in ("ds2dl", "smooseg", "stego", "dino")] == [3, 4, 4, 4]
+    for method in ("ds2dl", "smooseg", "stego"):
+        spec, _ = Registry().method(method)
+        chosen = {(p.when["dataset"], p.when["backbone"]) for p in spec.presets if len(p.when) == 2}
+        assert chosen == {(run.option("dataset"), run.option("backbone")) for run in published(method)}
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_a_command_asks_for_the_experiment_that_the_ledger_of_claims_describes(run, resolved):
+    """All that is left are the images that are missing here, and what a source does not state."""
+    cell = resolved(run)
+    claim = claim_of(run)
+    left = differences(claim, cell)
+    expected = {
+        f"test split {claim.split}-partial instead of {claim.split}",
+        f"train split {claim.train_split}-partial instead of {claim.train_split}",
+    }
+    if run.option("backbone") == "dinov2_vitb14":
+        expected |= {
+            "protocol stego322@1 instead of one that is not stated",
+            f"other weights ({cell.backbone.sha256[:12]}) than those published as dinov2_vitb14",
+        }
+    if claim.crf is None:
+        expected.add("the source does not say whether a CRF was applied")
+    assert set(left) == expected
+    assert ("--seed 123456" in run.command) == (
+        run.option("dataset") == "cocostuff27" and run.option("method") in ("ds2dl", "smooseg")
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "every"),
+    [("smooseg", "potsdam3", 142), ("ds2dl", "potsdam3", 142), ("smooseg", "cityscapes27", 400)],
+)
+def test_checkpoints_are_offered_where_the_released_code_validates(method, dataset, every, resolved):
+    """SmooSeg's code: every 400 batches, or each epoch where it is shorter; 4,545 // 32 on Potsdam-3."""
+    found = [run for run in published(method) if run.option("dataset") == dataset]
+    assert found
+    for run in found:
+        assert resolved(run).method.params["checkpoint_every"] == every
+
+
+# --- That they run -------------------------------------------------------------------------------
+
+
+def run_it(run, command, roots, checkpoints, cards, out: Path, *more: object):
+    words = shlex.split(run.command.replace("ROOT", str(roots[run.option("dataset")])))[1:]
+    words += ["--data", "partial=true", "--weights", checkpoints[run.option("backbone")], "--plugin", cards]
+    words += ["--out", out, "--workers", 1, "--quiet", "--set", "steps=2", "--set", "checkpoint_every=1"]
+    said = command(*words, *more)
+    assert said.code == 0, said.err
+    (path,) = out.glob("*/*.json")
+    return said, read_record(path)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_the_command_runs_from_end_to_end_with_two_steps(run, command, roots, checkpoints, cards, tmp_path):
+    said, record = run_it(run, command, roots, checkpoints, cards, tmp_path, "--protocol", SMALL[run.vit[1]])
+    assert (record.cell.dataset.name, record.cell.backbone.name) == (
+        run.option("dataset"),
+        run.option("backbone"),
+    )
+    assert record.status == "done"
+    assert [one.step for one in record.candidates] == [1, 2, None]
+    assert record.last is not None
+    assert record.selected is not None
+    assert record.last.crf.pixels == record.last.raw.pixels > 0
+    assert len(record.monitor) == 2
+    assert record.curves
+    assert "record" in said.out
+
+
+def test_one_runs_at_the_published_resolution(command, roots, checkpoints, cards, tmp_path):
+    """STEGO on Potsdam-3, the cheapest: 224 pixels to train on, 320 to test on."""
+    (run,) = [one for one in RUNS if str(one) == "stego potsdam3 dino_vits8"]
+    _, record = run_it(run, command, roots, checkpoints, cards, tmp_path)
+    assert record.cell.protocol == "stego320@1"
+    assert record.last.raw.pixels <= 320**2
+
+
+# --- What they cost ------------------------------------------------------------------------------
+
+CROPS = {"cocostuff27": 5 * 97_702, "cityscapes27": 5 * 2975, "potsdam3": 4545}
+TESTED = {"cocostuff27": 2175, "cityscapes27": 500, "potsdam3": 855}
+CLASSES = {"cocostuff27": 27, "cityscapes27": 27, "potsdam3": 3}
+OPERATORS = {"smooseg": 304, "stego": 783, "ds2dl": 13_450, "dino": 0}
+"""As torch's profiler counted them for a step of 32 crops of 784 patches."""
+FLOPS, LAUNCH = 1e13, 1e-5
+
+
+def vit_macs(name: str, side: int) -> int:
+    """Multiply-accumulates of a ViT of twelve blocks: projections and MLP, attention, patch embedding."""
+    d, p = VITS[name]
+    tokens = (side // p) ** 2 + 1
+    return 12 * (12 * d**2 * tokens + 2 * tokens**2 * d) + 3 * p**2 * d * (tokens - 1)
+
+
+def cost(run: Published, params: Mapping[str, Any]) -> tuple[int, float, float, float]:
+    """Passes of training crops, FLOP of the backbone, FLOP of training, and seconds of launching."""
+    method, data, backbone = (run.option(name) for name in ("method", "dataset", "backbone"))
+    (d, p), drawn = run.vit, params["steps"] * params["batch_size"]
+    n = (224 // p) ** 2
+    images = 2 if method == "stego" else 1
+    passes = CROPS[data]
+    if passes * n * d * 2 > 50e9:  # beyond the store's budget: streamed
+        passes = images * drawn + (passes if method == "stego" else 0)
+    tested = 2 * TESTED[data] * vit_macs(backbone, 322 if p == 14 else 320)
+    head = 0 if method == "dino" else images * 3 * n * (2 * d * params["dim"] + d**2)
+    pairs = 2 * n**2 * (d + 3 * CLASSES[data]) if method == "ds2dl" else 0
+    launching = params["steps"] * OPERATORS[method] * LAUNCH
+    return passes, 2 * (passes * vit_macs(backbone, 224) + tested), 2 * drawn * (head + pairs), launching
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_the_stated_time_is_the_stated_arithmetic(run, resolved):
+    passes, backbone, training, launching = cost(run, resolved(run).method.params)
+    seconds = (backbone + training) / FLOPS + launching
+    time = f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{max(1, round(seconds / 60))} min"
+    assert run.time == time
+    numbers = f"{passes:,} | {backbone / 1e15:.1f} | {training / 1e15:.1f} | {launching / 60:.1f}"
+    assert f"| {run} | {numbers} | {time} |" in (ROOT / "docs" / "published-runs.md").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "small", "large"), [("dino_vits8", 22.3, 57.6), ("dino_vitb8", 78, 183)], ids=str
+)
+def test_the_macs_of_a_vit_are_those_that_were_derived_before(name, small, large):
+    assert vit_macs(name, 224) / 1e9 == pytest.approx(small, rel=0.01)
+    assert vit_macs(name, 320) / 1e9 == pytest.approx(large, rel=0.01)
+    page = (ROOT / "docs" / "published-runs.md").read_text(encoding="utf-8")
+    assert f"| {vit_macs(name, 224) / 1e9:.1f} | {vit_macs(name, 320) / 1e9:.1f} |" in page
