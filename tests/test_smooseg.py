@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -228,15 +229,85 @@ def test_a_restored_state_predicts_identically():
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_smooseg_recovers_classes_that_were_planted_in_the_features(seed):
-    tokens, labels = planted([5, 3, 2], channels=24, images=12, side=7, noise=0.7, seed=seed)
-    faster = {"lr_projector": 2e-3, "momentum": 0.98}  # 400 small steps instead of 3000 large ones
-    method = smooseg.SmooSeg(clusters=3, dim=16, steps=400, batch_size=6, standardize=True, **faster)
+def test_adam_makes_the_papers_sums_of_the_means(monkeypatch):
+    """Each term is all that its parameters see, and Adam does not see the scale of a gradient."""
+    tokens, losses = features(images=6).float(), smooseg.SmooSeg.losses
+
+    def trained() -> dict[str, Tensor]:
+        method = smooseg.SmooSeg(clusters=3, dim=4, steps=30, batch_size=3, lr_projector=1e-2)
+        train(method, tokens)
+        return method.state_dict()
+
+    means = trained()
+    patches = 3 * tokens.shape[2] * tokens.shape[3]
+
+    def sums(self, f, partner):
+        terms = losses(self, f, partner)
+        pairs = patches * tokens.shape[2] * tokens.shape[3]
+        return {name: term * (patches if name == "data" else pairs) for name, term in terms.items()}
+
+    monkeypatch.setattr(smooseg.SmooSeg, "losses", sums)
+    torch.testing.assert_close(trained(), means, rtol=1e-3, atol=1e-4)
+
+
+# --- A planted problem ---------------------------------------------------------------------------
+
+
+@functools.cache
+def planted_miou(seed: int, **params) -> tuple[float, int]:
+    """mIoU on three planted classes of unequal size, and how many clusters are in use."""
+    tokens, labels = planted([5, 3, 2], channels=24, images=12, side=5, noise=0.7, seed=seed)
+    method = smooseg.SmooSeg(
+        clusters=3,
+        dim=8,
+        batch_size=4,
+        standardize=True,
+        # 120 large steps instead of 3,000 small ones.
+        steps=120,
+        lr_projector=1e-2,
+        lr_prototypes=5e-3,
+        momentum=0.95,
+        **params,
+    )
     train(method, tokens, seed)
     predicted = method.classify(method.embed({"tokens": tokens})).argmax(dim=1).numpy()
     counts = np.stack([count(p, t, 3, 3) for p, t in zip(predicted, labels, strict=True)])
-    assert score(counts).miou > 0.9
+    return score(counts).miou, len(np.unique(predicted))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_planted_classes_are_recovered_but_not_without_smoothness(seed):
+    full, used = planted_miou(seed)
+    assert (full > 0.95, used) == (True, 3)
+    assert planted_miou(seed, weight_intra=0.0, weight_inter=0.0)[0] < full - 0.2
+
+
+def test_without_pairs_across_images_a_cluster_is_lost_or_all_is_well():
+    """Measured: two of five seeds lose a cluster, the others are within two points of the full method."""
+    results = [planted_miou(seed, weight_inter=0.0) for seed in range(5)]
+    assert all(used < 3 or miou > 0.95 for miou, used in results)
+    assert {used < 3 for _, used in results} == {True, False}
+
+
+def test_without_pairs_within_images_every_planted_problem_is_solved_worse_and_one_not_at_all():
+    """Measured: 36 99 85 92 92, against 100 100 98 100 100."""
+    results = [planted_miou(seed, weight_intra=0.0)[0] for seed in range(5)]
+    assert all(one < planted_miou(seed)[0] for seed, one in enumerate(results))
+    assert min(results) < 0.5
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"weight_data": 0.0},
+        {"b_intra": 0.5, "b_inter": -0.02},
+        {"global_offset": False},
+        {"closeness_dropout": False},
+    ],
+    ids=str,
+)
+def test_neither_the_data_term_nor_the_papers_reading_matters_on_the_planted_problem(params):
+    assert min(planted_miou(seed, **params)[0] for seed in range(5)) > 0.95
 
 
 # --- Shared parts --------------------------------------------------------------------------------
