@@ -318,6 +318,13 @@ def test_global_prototypes_follow_the_local_ones_before_or_after_the_step(first)
         assert (after["student"] - before["student"]).abs().max() > 0.01
 
 
+def test_local_and_global_prototypes_start_as_the_same_unit_vectors():
+    net = ds2dl.DS2DL(clusters=5, dim=4).make_net(6)
+    torch.testing.assert_close(net.teacher, net.student.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(net.teacher.norm(dim=1), torch.ones(5))
+    assert net.teacher.data_ptr() != net.student.data_ptr()
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "radam"])
 def test_training_takes_the_steps_of_the_optimiser_on_the_weighted_sum(optimizer):
     tokens = features(images=5).float()

@@ -206,6 +206,40 @@ def test_the_teacher_follows_the_student_before_or_after_the_optimisers_step(fir
         assert (after["student"] - before["student"]).abs().max() > 0.01
 
 
+def test_student_and_teacher_start_as_the_same_unit_vectors():
+    net = smooseg.Net(6, 5, 4, 0.0)
+    torch.testing.assert_close(net.teacher, net.student.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(net.teacher.norm(dim=1), torch.ones(5))
+    assert net.teacher.data_ptr() != net.student.data_ptr()
+
+
+def test_training_takes_adams_steps_on_the_weighted_sum():
+    tokens = features(images=5).float()
+    weights = {"weight_intra": 0.5, "weight_inter": 2.0}
+    method = smooseg.SmooSeg(clusters=3, dim=4, steps=7, batch_size=3, dropout=0.0, **weights)
+    context = FakeContext(method, in_memory := MemoryFeatures(tokens))
+    torch.manual_seed(0)
+    method.train(None, context)
+
+    torch.manual_seed(0)
+    other = smooseg.SmooSeg(clusters=3, dim=4, dropout=0.0)
+    other.net = smooseg.Net(6, 3, 4, 0.0)
+    projector = torch.optim.Adam(other.net.projector.parameters(), lr=1e-4)
+    student = torch.optim.Adam([other.net.student], lr=5e-4)
+    pairs = context.generator("pairs")
+    for f in in_memory.batches:
+        terms = other.losses(f, near_derangement(3, pairs))
+        projector.zero_grad()
+        student.zero_grad()
+        (0.5 * terms["intra"] + 2.0 * terms["inter"] + terms["data"]).backward()
+        other.net.teacher.lerp_(other.net.student.detach(), 0.002)
+        projector.step()
+        student.step()
+    torch.testing.assert_close(
+        dict(method.net.state_dict()), dict(other.net.state_dict()), rtol=1e-5, atol=1e-7
+    )
+
+
 def test_training_standardises_reports_and_offers_as_asked():
     tokens = 5 * features(images=6).float() + 3
     method = smooseg.SmooSeg(clusters=3, steps=60, batch_size=4, checkpoint_every=20, standardize=True)
