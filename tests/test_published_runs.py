@@ -179,6 +179,15 @@ def test_checkpoints_are_offered_where_the_released_code_validates(method, datas
         assert resolved(run).method.params["checkpoint_every"] == every
 
 
+@pytest.mark.parametrize(("method", "last"), [("ds2dl", 8), ("smooseg", 7), ("stego", 5)])
+def test_a_reader_finds_every_equation_of_the_paper_by_its_number(method, last):
+    files = sorted((ROOT / "methods" / method).glob("*.py"))
+    code = " ".join(path.read_text(encoding="utf-8") for path in files)
+    ranges = re.findall(r"Eqs?\. (\d)(?:(?: to |–)(\d))?", code)
+    found = {number for a, b in ranges for number in range(int(a), int(b or a) + 1)}
+    assert found == set(range(1, last + 1))
+
+
 # --- That they run -------------------------------------------------------------------------------
 
 
