@@ -15,9 +15,11 @@ import torch
 from fakes import ArrayImages, FakeBackbone
 
 from uss_bench.contracts import Backbone
+from uss_bench.encoding import to_unit_range
 from uss_bench.errors import DataError, RunError, UsageError
-from uss_bench.features import FeatureStore, to_unit_range
+from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
+from uss_bench.shards import CHECKED
 
 FACETS = ("tokens", "keys@1", "cls")
 CPU = torch.device("cpu")
@@ -43,7 +45,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and "lock" not in path.name
+        if path.is_file() and "lock" not in path.name and path.name != CHECKED
     }
 
 

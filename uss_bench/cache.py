@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from uss_bench.errors import DataError
-from uss_bench.shards import ITEMS_PER_SHARD, Shards
+from uss_bench.shards import CHECKED, ITEMS_PER_SHARD, Shards
 
 Kind = Literal["features", "derived", "digests", "leftover"]
 
@@ -138,7 +138,7 @@ def _survey_key(folder: Path, contents: Contents) -> None:
             for file in _children(path, contents):
                 if not _SHARD.fullmatch(file.name):
                     _add_file(None, file, contents, lock)
-        elif path.name != "about.json":
+        elif path.name not in ("about.json", CHECKED):
             _add_file(None, path, contents, lock)
 
 
@@ -233,7 +233,8 @@ def _forget_empty_key(part: Part, root: Path) -> None:
         left = Contents(root)
         _survey_key(folder, left)
         if not left.parts:
-            _unlink(folder / "about.json", root)
+            for name in ("about.json", CHECKED):
+                _unlink(folder / name, root)
 
 
 def _unlink(path: Path, root: Path) -> None:

@@ -37,7 +37,7 @@ class FeatureReader(Features):
         self._store = store
         self._layout = layout
         self._maps = {
-            facet: [np.load(layout.path(facet, shard), mmap_mode="r") for shard in range(layout.count)]
+            facet: [_mapped(layout.path(facet, shard)) for shard in range(layout.count)]
             for facet in (self.facets if stored else ())
         }
 
@@ -56,9 +56,14 @@ class FeatureReader(Features):
         return {facet: self._gather(facet, wanted) for facet in self.facets}
 
     def _gather(self, facet: str, indices: Sequence[int]) -> Tensor:
-        places = (divmod(index, ITEMS_PER_SHARD) for index in indices)
-        rows = [self._maps[facet][shard][row] for shard, row in places]
-        return torch.from_numpy(np.stack(rows)).to(self._store.device).float()
+        maps, device = self._maps[facet], self._store.device
+        # On a CPU rows go straight to their place, converted on the way; over a bus they go as they are kept.
+        dtype = torch.float32 if device.type == "cpu" else maps[0].dtype
+        batch = torch.empty((len(indices), *maps[0].shape[1:]), dtype=dtype)
+        for place, index in enumerate(indices):
+            shard, row = divmod(index, ITEMS_PER_SHARD)
+            batch[place].copy_(maps[shard][row])
+        return batch.to(device).float()
 
     def moments(self, facet: str) -> tuple[Tensor, Tensor]:
         if facet not in self.facets:
@@ -82,7 +87,9 @@ class FeatureReader(Features):
                 assert sidecar is not None, "a stored reader is opened after every sidecar was written"
                 yield sidecar.positions, np.array(sidecar.total), np.array(sidecar.total_of_squares)
             return
-        size = 1 if self.items.whole else self._store.batch_size  # whole images do not stack
+        size = 1  # whole images do not stack
+        if not self.items.whole:
+            size = self._store.encoder.batch_size(self.items[0], [facet])
         steps = range(0, len(self), size)
         for start in progress.track(steps, total=len(steps), label="feature moments"):
             indices = range(start, min(len(self), start + size))
@@ -127,6 +134,11 @@ class FeatureReader(Features):
                         np.savez(file, **arrays)  # type: ignore[arg-type]
                     partial.replace(path)
             return arrays
+
+
+def _mapped(path: Path) -> Tensor:
+    """Map a shard into memory. What is written to it stays in this process; torch wants it writable."""
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray] | None:

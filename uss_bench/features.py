@@ -8,7 +8,9 @@ an interrupted extraction continues, and a damaged shard is found when the store
 again. A lock per key lets two processes share a store. Several machines may divide one extraction among
 them (`FeatureStore.extract`): a share takes the lock only to look at a shard and to write it.
 
-fp16 moves a value by at most 5e-4 of it, half of its last bit; float32 is a switch. What does not
+fp16 moves a value by at most 5e-4 of it, half of its last bit; float32 is a switch. On CUDA it is also
+the switch for how they are computed: float16 features by autocast, which is part of their key, and float32
+features in float32. What does not
 fit the budget is streamed from the backbone instead, through the same interface. So are whole images:
 their features differ in size, and the CRF at native resolution takes far longer than the backbone.
 """
@@ -17,11 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +34,9 @@ from torch import Tensor
 
 from uss_bench import progress
 from uss_bench.contracts import Backbone
-from uss_bench.errors import ContractError, DataError, RunError
+from uss_bench.decoding import read_ahead
+from uss_bench.encoding import Encoder
+from uss_bench.errors import DataError, RunError
 from uss_bench.feature_reader import FeatureReader
 from uss_bench.geometry import Items
 from uss_bench.locking import locked
@@ -52,7 +57,7 @@ class FeatureStore:
         positions: the protocol's rule for position embeddings, also part of the key.
         dtype: how features are kept on disk; they are served as float32.
         budget: bytes that one extraction may take on disk; beyond it features are streamed.
-        batch_size: images per backbone call while extracting.
+        batch_size: images per backbone call while extracting; None for what `Encoder` chooses.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class FeatureStore:
         device: torch.device,
         dtype: Dtype = "float16",
         budget: int = 50 * 10**9,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         log: Callable[[str], None] = progress.log,
     ) -> None:
         self.root = Path(root)
@@ -73,7 +78,8 @@ class FeatureStore:
         self.device = device
         self.dtype = np.dtype(dtype)
         self.budget = budget
-        self.batch_size = batch_size
+        autocast = device.type == "cuda" and dtype == "float16"
+        self.encoder = Encoder(backbone, device, autocast=autocast, batch_size=batch_size)
         self.log = log
         self.encoded = 0
         """Items that went through the backbone so far, whether kept or streamed."""
@@ -116,16 +122,16 @@ class FeatureStore:
                 if not missing:
                     bar.update(len(layout.items_of(shard)))
                     continue
-                arrays = self._encode_shard(layout, items, shard, missing, bar.update)
-                with self._locked(layout):
-                    for facet, array in arrays.items():
-                        if layout.sidecar(facet, shard) is None:
-                            layout.write(facet, shard, array)
+                for _, arrays in self._encode_shards(layout, items, {shard: missing}, bar.update):
+                    with self._locked(layout):
+                        for facet, array in arrays.items():
+                            if layout.sidecar(facet, shard) is None:
+                                layout.write(facet, shard, array)
 
     def _layout(self, items: Items, facets: Sequence[str]) -> Shards:
         if not len(items):
             raise DataError("There are no images to extract features from.")
-        probe = self._run_backbone(items[0][None], facets)
+        probe = self.encoder(items[0][None], facets)
         shapes = {facet: tuple(value.shape[1:]) for facet, value in probe.items()}
         return Shards(self.root / self.key(items), shapes, self.dtype, len(items))
 
@@ -147,22 +153,14 @@ class FeatureStore:
             "dtype": self.dtype.name,
             **items.identity(),
         }
+        if self.encoder.autocast:
+            identity["autocast"] = "float16"
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
     def encode(self, items: Items, indices: Sequence[int], facets: Sequence[str]) -> dict[str, Tensor]:
         """Run the backbone on items, float32 (B, D, h, w) per facet, on the store's device."""
-        return self._encode(np.stack([items[index] for index in indices]), facets)
-
-    def _encode(self, squares: np.ndarray, facets: Sequence[str]) -> dict[str, Tensor]:
-        self.encoded += len(squares)
-        return self._run_backbone(squares, facets)
-
-    def _run_backbone(self, squares: np.ndarray, facets: Sequence[str]) -> dict[str, Tensor]:
-        given = self.backbone(to_unit_range(squares, self.device), facets)
-        missing = [facet for facet in facets if facet not in given]
-        if missing:
-            raise ContractError(f"Backbone '{self.backbone.name}' did not return '{missing[0]}'.")
-        return {facet: given[facet] for facet in facets}
+        self.encoded += len(indices)
+        return self.encoder(np.stack([items[index] for index in indices]), facets)
 
     def _why_stream(self, layout: Shards) -> str | None:
         folder, needed = layout.folder, layout.bytes_needed()
@@ -192,11 +190,14 @@ class FeatureStore:
                 if missing:
                     todo[shard] = missing
             count = sum(len(layout.items_of(shard)) for shard in todo)
-            with progress.bar(total=count, label="features") as bar:
-                for shard, missing in todo.items():
-                    arrays = self._encode_shard(layout, items, shard, missing, bar.update)
-                    for facet, array in arrays.items():
-                        layout.write(facet, shard, array)
+            with progress.bar(total=count, label="features") as bar, ThreadPoolExecutor(1) as writer:
+                written: list[Future[None]] = []
+                for shard, arrays in self._encode_shards(layout, items, todo, bar.update):
+                    for future in written:  # one shard is written while the next is computed
+                        future.result()
+                    written = [writer.submit(layout.write, f, shard, array) for f, array in arrays.items()]
+                for future in written:
+                    future.result()
 
     def _describe(self, layout: Shards, items: Items) -> None:
         about = json.dumps({"backbone": self.backbone.name, **items.identity()}, indent=1)
@@ -211,42 +212,34 @@ class FeatureStore:
             layout.sidecar_path(facet, shard).unlink(missing_ok=True)
         return not sound
 
-    def _encode_shard(
-        self, layout: Shards, items: Items, shard: int, facets: Sequence[str], advance: Callable[[int], Any]
-    ) -> dict[str, np.ndarray]:
-        indices = layout.items_of(shard)
-        arrays = {f: np.empty((len(indices), *layout.shapes[f]), self.dtype) for f in facets}
-        done = 0
-        for squares in _prefetch(items, indices, self.batch_size):
-            for facet, value in self._encode(squares, facets).items():
-                with np.errstate(over="ignore"):  # told below, by name
-                    arrays[facet][done : done + len(squares)] = value.detach().cpu().numpy()
-            done += len(squares)
-            advance(len(squares))
-        for facet, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise RunError(
-                    f"Backbone '{self.backbone.name}' gave '{facet}' that are not finite in {self.dtype}.",
-                    hint="Try --feature-dtype float32, and check the weights.",
-                )
-        return arrays
-
-
-def to_unit_range(squares: np.ndarray, device: torch.device) -> Tensor:
-    """Turn uint8 (B, H, W, 3) into float32 (B, 3, H, W) in [0, 1] on `device`."""
-    writable = np.require(squares, requirements=["C", "W"])
-    return torch.from_numpy(writable).to(device).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
-
-
-def _prefetch(items: Items, indices: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
-    """Yield stacked items while the next batch is read and resized in threads."""
-    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-
-        def request(batch: Sequence[int]) -> list[Any]:
-            return [pool.submit(items.__getitem__, index) for index in batch]
-
-        waiting = request(batches[0])
-        for following in [*batches[1:], ()]:
-            ready, waiting = waiting, request(following)
-            yield np.stack([future.result() for future in ready])
+    def _encode_shards(
+        self,
+        layout: Shards,
+        items: Items,
+        todo: Mapping[int, Sequence[str]],
+        advance: Callable[[int], Any],
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yield the arrays of some facets of some shards, while images are read ahead in threads."""
+        if not todo:
+            return
+        size = self.encoder.batch_size(items[0], [facet for facets in todo.values() for facet in facets])
+        indices = (index for shard in todo for index in layout.items_of(shard))
+        with contextlib.closing(read_ahead(items.__getitem__, indices, depth=2 * size)) as squares:
+            for shard, facets in todo.items():
+                count = len(layout.items_of(shard))
+                arrays = {f: np.empty((count, *layout.shapes[f]), self.dtype) for f in facets}
+                for start in range(0, count, size):
+                    batch = np.stack(list(itertools.islice(squares, min(size, count - start))))
+                    for facet, value in self.encoder(batch, facets).items():
+                        with np.errstate(over="ignore"):  # told below, by name
+                            arrays[facet][start : start + len(batch)] = value.detach().cpu().numpy()
+                    self.encoded += len(batch)
+                    advance(len(batch))
+                for facet, array in arrays.items():
+                    if not np.isfinite(array).all():
+                        raise RunError(
+                            f"Backbone '{self.backbone.name}' gave '{facet}' that are not finite "
+                            f"in {self.dtype}.",
+                            hint="Try --feature-dtype float32, and check the weights.",
+                        )
+                yield shard, arrays

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from uss_bench.contracts import Batch, Features, Images
+from uss_bench.encoding import to_unit_range
 from uss_bench.errors import DataError, UsageError
-from uss_bench.features import to_unit_range
 from uss_bench.geometry import Items
 
 _AUX = "aux:"

@@ -11,7 +11,7 @@ import torch
 
 from uss_bench.contracts import Backbone, Images, Method
 from uss_bench.crf import CrfPool
-from uss_bench.features import to_unit_range
+from uss_bench.encoding import to_unit_range
 from uss_bench.geometry import resize, working_size
 from uss_bench.inputs import channels_first, extra_channel
 from uss_bench.protocol import Protocol

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from uss_bench.encoding import to_unit_range
 from uss_bench.estimate.costs import whole_number
 from uss_bench.estimate.estimating import CellSize, Extraction
-from uss_bench.features import FeatureStore, to_unit_range
+from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
 from uss_bench.setup import Setup
 from uss_bench.shards import Shards

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from uss_bench import progress
+from uss_bench.allocation import keep_freed_memory
 from uss_bench.crf import CrfPool
 from uss_bench.device import pick_device
 from uss_bench.errors import DataError
@@ -31,6 +32,7 @@ class CellRunner:
         self._pool: CrfPool | None = None
         self._store_key: object = None
         self._pool_key: object = None
+        keep_freed_memory()
 
     def __enter__(self) -> CellRunner:
         return self
