@@ -5,18 +5,24 @@
     python benchmarks/crf.py [--repeats 3] [--images 4] [--small]
 
 Both engines treat the same images in the same run, in turns, so that whatever else the machine does
-slows both. Real images come from ``../shared/data/camvid`` when it is there.
+slows both. Beside the pool stand as many processes that share nothing and are fed by nobody: what they
+lose per core, the machine loses (cores share its memory and its last cache), and no pool could win it back.
+
+Real images come from ``../shared/data/camvid`` when it is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numba
@@ -28,7 +34,7 @@ from tabulate import tabulate
 from uss_bench.crf import CrfPool, refine
 
 SIDE = 320
-CLASSES = (3, 11, 27)
+CLASSES = (4, 11, 27)
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid" / "images" / "test"
 
 
@@ -89,20 +95,49 @@ def compare_engines(sets: dict[str, list[np.ndarray]], repeats: int) -> str:
     return tabulate(rows, headers=headers[: len(rows[0])], floatfmt=("", "", "", ".0f", ".0f", ".2f", ""))
 
 
-def scale_pool(images: list[np.ndarray], cores: int) -> str:
-    """Return a table of the pool's throughput at K = 27, workers already started."""
+def independent(workers: int, items: list[tuple[np.ndarray, np.ndarray]], each: int) -> float:
+    """Return images per second of processes that refine `each` images each, made in the process itself."""
+    context = multiprocessing.get_context("spawn")
+    start, rates = context.Barrier(workers), context.Queue()
+    arguments = (items, each, start, rates)
+    processes = [context.Process(target=_refine_alone, args=arguments) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    total = sum(rates.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return total
+
+
+def _refine_alone(
+    items: list[tuple[np.ndarray, np.ndarray]], each: int, start: Barrier, rates: Queue[float]
+) -> None:
+    stream = [items[n % len(items)] for n in range(each)]
+    refine(*stream[0])
+    start.wait()
+    rates.put(each / seconds(lambda: [refine(*item).argmax(axis=0) for item in stream]))
+
+
+def scale_pool(images: list[np.ndarray], cores: int, repeats: int, each: int) -> str:
+    """Return a table of throughput at K = 27, workers already started: the pool's, and without a pool."""
     items = [(image, log_probs(image, 27)) for image in images]
     rows: list[list[object]] = []
     single = 0.0
     for workers in range(1, cores + 1):
         with CrfPool(workers=workers) as pool:
             list(pool.labels(items[: 2 * workers]))
-            stream = items * max(1, 6 * workers // len(items))
-            rate = len(stream) / seconds(lambda: list(pool.labels(stream)))  # noqa: B023
-            single = single or rate
-            rows.append([workers, len(stream), rate, rate / single / workers, pool.fallbacks])
-    headers = ["workers", "n", "images/s", "efficiency", "fallbacks"]
-    return tabulate(rows, headers=headers, floatfmt=("", "", ".2f", ".2f", ""))
+            stream = [items[n % len(items)] for n in range(workers * each)]
+            pooled, alone = [], []
+            for _ in range(repeats):
+                pooled.append(len(stream) / seconds(lambda: list(pool.labels(stream))))  # noqa: B023
+                alone.append(independent(workers, items, each))
+            rate, limit = statistics.median(pooled), statistics.median(alone)
+            single = single or max(rate, limit)
+            shares = [limit, limit / single / workers, rate, rate / single / workers, rate / limit]
+            rows.append([workers, len(stream), *shares, pool.fallbacks])
+    headers = ["workers", "n", "no pool, images/s", "efficiency", "pool, images/s", "efficiency"]
+    headers += ["pool / no pool", "fallbacks"]
+    return tabulate(rows, headers, floatfmt=("", "", *[".2f"] * 5, ""))
 
 
 def main() -> None:
@@ -125,7 +160,7 @@ def main() -> None:
     print(compare_engines(sets, options.repeats))
     name, images = list(sets.items())[-1]
     print(f"\nPool, K = 27, {name}:\n")
-    print(scale_pool(images, cores))
+    print(scale_pool(images, cores, options.repeats, 2 if options.small else 16))
 
 
 if __name__ == "__main__":

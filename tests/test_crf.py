@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from uss_bench.crf import CrfParams, CrfPool, refine
+from uss_bench.crf import CrfParams, CrfPool, engines, refine
 from uss_bench.crf import lattice_loops as loops
 from uss_bench.crf.lattice import Lattice, NormalisedFilter
 from uss_bench.crf.meanfield import mean_field
@@ -114,6 +115,40 @@ def test_neighbours_are_mutual(points: np.ndarray) -> None:
         np.testing.assert_array_equal(before[after[vertex]], vertex)
 
 
+def blurred_pass_by_pass(values: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    for before, after in neighbours.transpose(0, 2, 1):
+        values = values + np.float32(0.5) * (values[before] + values[after])
+    return values
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 64, 10**6])
+@pytest.mark.parametrize("numbering", ["of colours", "of a grid", "at random"])
+def test_blurring_in_blocks_is_one_pass_per_axis_to_the_last_bit(
+    points: np.ndarray, block: int, numbering: str
+) -> None:
+    neighbours = Lattice(points if numbering == "of colours" else grid(30, 40, 1)).neighbours
+    rng = np.random.default_rng(5)
+    if numbering == "at random":
+        number = np.append(0, 1 + rng.permutation(neighbours.shape[1] - 1))
+        scattered = np.empty_like(neighbours)
+        scattered[:, number] = number[neighbours]
+        neighbours = scattered
+    values = rng.random((neighbours.shape[1], 3), dtype=np.float32)
+    values[0] = 0
+    first, second = values.copy(), np.zeros_like(values)
+    loops.blur_all(first, second, neighbours, loops.find_needs(neighbours, block), block)
+    blurred = second if len(neighbours) % 2 else first
+    np.testing.assert_array_equal(blurred, blurred_pass_by_pass(values, neighbours))
+
+
+def test_on_the_grid_blocks_need_only_what_lies_near() -> None:
+    neighbours = Lattice(grid(60, 80, 1)).neighbours
+    block = 64
+    needs = loops.find_needs(neighbours, block)
+    ends = np.minimum(np.arange(1, needs.shape[1] + 1) * block, neighbours.shape[1])
+    assert (needs - ends).max() < neighbours.shape[1] / 10  # or nothing would be found in the cache
+
+
 def test_normalisation_preserves_what_it_should(points: np.ndarray) -> None:
     ones = np.ones((len(points), 1), np.float32)
     lattice = Lattice(points)
@@ -199,6 +234,22 @@ def test_layout_and_precision_of_the_inputs_do_not_matter() -> None:
     np.testing.assert_array_equal(refine(image, log_probs), expected)
     strided = refine(np.asfortranarray(image), np.asfortranarray(log_probs).astype(np.float64))
     np.testing.assert_allclose(strided, expected, atol=1e-6)
+
+
+def test_images_of_one_size_share_what_depends_on_the_size_alone() -> None:
+    items = [item(seed, classes=3 + seed % 2, height=20 + 4 * (seed // 3), width=24) for seed in range(6)]
+    expected = []
+    for each in items:
+        engines._smoothing.cache_clear()
+        expected.append(refine(*each))
+    engines._smoothing.cache_clear()
+    for each, alone in zip(items, expected, strict=True):
+        np.testing.assert_array_equal(refine(*each), alone)
+    assert engines._smoothing.cache_info().misses == 2
+    with ThreadPoolExecutor(4) as threads:  # shared, but for the memory that they work in
+        together = list(threads.map(lambda each: refine(*each), items * 5))
+    for one, alone in zip(together, expected * 5, strict=True):
+        np.testing.assert_array_equal(one, alone)
 
 
 IMAGE, LOG_PROBS = item(9)

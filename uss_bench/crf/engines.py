@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+import functools
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uss_bench.errors import ContractError, UsageError, did_you_mean
 from uss_bench.protocol import CrfParams
+
+if TYPE_CHECKING:
+    from uss_bench.crf.lattice import NormalisedFilter
 
 Engine = Literal["lattice", "pydensecrf"]
 """``lattice`` is this package's own; ``pydensecrf`` is the reference, an optional extra."""
@@ -105,20 +109,33 @@ def _refine_with_lattice(
     from uss_bench.crf.lattice import NormalisedFilter
     from uss_bench.crf.meanfield import mean_field
 
-    rows, columns = np.indices(image.shape[:2], dtype=np.float32).reshape(2, -1)
-    xy = np.stack([columns, rows], axis=1)
+    height, width = image.shape[:2]
+    xy = _positions(height, width)
     rgb = image.reshape(-1, 3).astype(np.float32)
-    gaussian = xy / np.float32(params.gaussian_sxy)
     bilateral = np.concatenate(
         [xy / np.float32(params.bilateral_sxy), rgb / np.float32(params.bilateral_srgb)], axis=1
     )
     kernels = [
-        (params.gaussian_compat, NormalisedFilter(gaussian).add_filtered),
+        (params.gaussian_compat, _smoothing(height, width, params.gaussian_sxy).own().add_filtered),
         (params.bilateral_compat, NormalisedFilter(bilateral).add_filtered),
     ]
     # Pixels first: a lattice vertex then holds its K values side by side, which is what makes it fast.
     q: NDArray[np.float32] = mean_field(np.ascontiguousarray(unary.T), kernels, params.iterations)
     return np.ascontiguousarray(q.T)
+
+
+@functools.lru_cache(maxsize=1)
+def _smoothing(height: int, width: int, deviation: float) -> NormalisedFilter:
+    """Return the filter over positions alone, which all images of one size share."""
+    from uss_bench.crf.lattice import NormalisedFilter
+
+    return NormalisedFilter(_positions(height, width) / np.float32(deviation))
+
+
+def _positions(height: int, width: int) -> NDArray[np.float32]:
+    """Return x and y of every pixel, float32 (H·W, 2)."""
+    rows, columns = np.indices((height, width), dtype=np.float32).reshape(2, -1)
+    return np.stack([columns, rows], axis=1)
 
 
 def _refine_with_pydensecrf(

@@ -147,10 +147,61 @@ def splat(values: Floats, vertices: Indices, weights: Floats, out: Floats) -> No
 
 
 @compiled
-def blur(values: Floats, neighbours: Indices, out: Floats) -> None:
-    """Set `out` to `values` (V, K) convolved with (½, 1, ½) along one axis; row 0 stays zero."""
+def find_needs(neighbours: Indices, block: int) -> Indices:
+    """Return when `blur_all` may blur each block of vertices along each axis, int32 (d+1, blocks).
+
+    That is the number of vertices that must be blurred along the axis before: those that the block
+    reads, and those that still read the values which it is about to replace. A vertex is read by the
+    neighbours that it reads, so both are the furthest neighbour, along this axis and the one before.
+    """
+    axes, n_vertices, _ = neighbours.shape
+    n_blocks = (n_vertices + block - 1) // block
+    furthest = np.zeros((axes, n_blocks), np.int32)
+    for axis in range(axes):
+        for b in range(n_blocks):
+            last = min(n_vertices, (b + 1) * block) - 1
+            for vertex in range(b * block, last + 1):
+                last = max(last, neighbours[axis, vertex, 0], neighbours[axis, vertex, 1])
+            furthest[axis, b] = last + 1
+    needs = furthest.copy()
+    for axis in range(1, axes):
+        needs[axis] = np.maximum(furthest[axis], furthest[axis - 1])
+    return needs
+
+
+@compiled
+def blur_all(first: Floats, second: Floats, neighbours: Indices, needs: Indices, block: int) -> None:
+    """Blur `first` (V, K) along every axis in turn, to and fro between both arrays.
+
+    The result lies in `second` after an odd number of axes, else in `first`. A block goes through as
+    many axes as it can before the next is touched: where neighbours have close numbers, as on the
+    lattice of a grid of pixels, all axes find it in the processor's cache. Every value is the same as
+    after one whole pass per axis.
+    """
+    axes, n_vertices, _ = neighbours.shape
+    n_blocks = needs.shape[1]
+    done = np.zeros(axes + 1, np.int64)  # blocks, per axis; nothing comes before the first
+    done[0] = n_blocks
+    while done[axes] < n_blocks:
+        axis = axes - 1
+        while True:
+            b = done[axis + 1]
+            if b < n_blocks and needs[axis, b] <= min(n_vertices, done[axis] * block):
+                break
+            axis -= 1
+        stop = min(n_vertices, (b + 1) * block)
+        if axis % 2 == 0:
+            blur(first, neighbours[axis], b * block, stop, second)
+        else:
+            blur(second, neighbours[axis], b * block, stop, first)
+        done[axis + 1] = b + 1
+
+
+@compiled
+def blur(values: Floats, neighbours: Indices, start: int, stop: int, out: Floats) -> None:
+    """Set some rows of `out` to `values` (V, K) convolved with (½, 1, ½) along one axis; row 0 to zero."""
     half = np.float32(0.5)
-    for vertex in range(1, values.shape[0]):
+    for vertex in range(start, stop):
         before = neighbours[vertex, 0]
         after = neighbours[vertex, 1]
         for k in range(values.shape[1]):
