@@ -44,7 +44,8 @@ def test_pth(content: bytes) -> None:
 @pytest.mark.parametrize("content", [{"model": {3: torch.zeros(1)}}, {b"a": torch.zeros(1)}])
 def test_tensors_under_what_is_no_name_are_no_state_dict(tmp_path, content) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(DataError, match="is no tensor under a name"):
+    # Older versions of torch, 2.3 among them, do not read names that are bytes in the first place.
+    with pytest.raises(DataError, match=r"is no tensor under a name|hold pickled objects"):
         read_state_dict(tmp_path / "w.pth")
 
 
