@@ -173,7 +173,7 @@ def test_states_outlive_the_launcher_and_what_slurm_forgets(tmp_path, installed,
     assert slurm.Slurm(tmp_path, None).poll(tasks) == {
         "a": State("queued", "requeued, start 2", "job 5_0"),
         "b": State("failed", "The job was cancelled, by hand or by the administrator.", "job 5_1"),
-        "c": State("running", "start 3", "job 5_2 on node1"),
+        "c": State("running", "start 3", "node1, job 5_2"),
         "d": State("done", "", "job 5_3"),
     }
     programs("squeue", complains=FORGOTTEN)

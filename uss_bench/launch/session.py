@@ -63,10 +63,16 @@ class Session:
         there = self._launcher.poll(self._tasks)
         kept = {name: state for name, state in there.items() if state.stage in _OPEN}
         self._known = {name: Progress(state, 1) for name, state in kept.items()}
+        over: set[str] = set()
         if kept:
             progress.log(f"{len(kept)} tasks of an earlier command are still at work; they are watched")
-        new = [task for task in self._tasks if task.id not in kept]
-        self._submit(new)
+            # The extractions that these have waited for are not done again.
+            over = {
+                task.id
+                for task in self._tasks
+                if task.kind == "extraction" and task.id in there and there[task.id].stage == "done"
+            }
+        self._submit([task for task in self._tasks if task.id not in kept and task.id not in over])
         self._tell()
 
     def _submit(self, tasks: Sequence[Task]) -> None:

@@ -113,6 +113,8 @@ class Slurm:
     # --- Submitting ------------------------------------------------------------------------------
 
     def submit(self, tasks: Sequence[Task]) -> None:
+        if not tasks:
+            return
         limit = largest_array()
         groups: dict[tuple[Resources, tuple[str, ...]], list[Task]] = {}
         for task in tasks:
@@ -203,7 +205,7 @@ class Slurm:
         place = f"job {submitted.job}"
         if job is not None and job.alive:
             self._gone_since.pop(task.id, None)
-            place = f"{place} on {job.nodes}" if job.nodes else place
+            place = f"{job.nodes}, {place}" if job.nodes else place
             stage = "queued" if job.state in WAITING else "running"
             return State(stage, remark(job), place)  # type: ignore[arg-type]
         if job is not None and job.state in ("COMPLETED", "FAILED"):
@@ -229,10 +231,17 @@ class Slurm:
 
     def cancel(self, tasks: Sequence[Task]) -> None:
         known = self._ledger.read()
-        ids = {known[task.id].job for task in tasks if task.id in known and not known[task.id].ended}
-        if not ids:
+        mine = {task.id: known[task.id] for task in tasks if task.id in known and not known[task.id].ended}
+        if not mine:
             return
+        ids = {one.job for one in mine.values()}
         cancel_jobs(ids)
+        self._ledger.add(
+            {
+                name: msgspec.structs.replace(one, ended=State("lost", "interrupted by the user"))
+                for name, one in mine.items()
+            }
+        )
         deadline = time.monotonic() + _CANCELLING_S
         while True:
             queue = read_queue(ids)
