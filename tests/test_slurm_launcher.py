@@ -172,14 +172,14 @@ def test_states_outlive_the_launcher_and_what_slurm_forgets(tmp_path, installed,
     programs("squeue", QUEUE)
     assert slurm.Slurm(tmp_path, None).poll(tasks) == {
         "a": State("queued", "requeued, start 2", "job 5_0"),
-        "b": State("failed", "The job was cancelled, by hand or by the administrator.", "job 5_1"),
+        "b": State("failed", "Job 5_1 was cancelled, by hand or by the administrator.", "job 5_1"),
         "c": State("running", "start 3", "node1, job 5_2"),
         "d": State("done", "", "job 5_3"),
     }
     programs("squeue", complains=FORGOTTEN)
     later = slurm.Slurm(tmp_path, None).poll(tasks)
-    assert later["b"].reason == "The job was cancelled, by hand or by the administrator."
-    assert later["a"].reason.startswith("The job was cancelled before it started")
+    assert later["b"].reason == "Job 5_1 was cancelled, by hand or by the administrator."
+    assert later["a"].reason.startswith("Job 5_0 was cancelled before it started")
 
 
 def test_a_slurm_that_does_not_answer_changes_no_state(tmp_path, installed, programs):

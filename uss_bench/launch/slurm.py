@@ -157,7 +157,8 @@ class Slurm:
             except Exception as error:  # whatever sbatch complains of
                 raise RunError(
                     f"SLURM did not take the jobs: {str(error).strip()}",
-                    hint="Check partition, account and limits: --launcher-config, --launcher-set.",
+                    hint="Check partition, account, gpus (0 for a cluster that has none) and limits: "
+                    "--launcher-config, --launcher-set.",
                 ) from error
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             new = {task.id: Submitted(job.job_id, now) for task, job in zip(tasks, submitted, strict=True)}
@@ -217,9 +218,8 @@ class Slurm:
             return State(said.stage, said.reason, place)
         log = self.log(submitted.job)
         if job is None and not log.exists():
-            return State(
-                "failed", "The job was cancelled before it started, by hand or by the administrator.", place
-            )
+            reason = f"{place.capitalize()} was cancelled before it started, by hand or by the administrator."
+            return State("failed", reason, place)
         return verdict(job.state if job else "", last_words(log), log, place)
 
     def _tell_silence(self, silent: bool) -> None:

@@ -17,12 +17,13 @@ def verdict(state: str, words: str | None, log: Path, place: str) -> State:
     """
     if state in ("COMPLETED", "FAILED"):
         words = None  # those of an earlier start
+    name = place.capitalize()
     if state == "CANCELLED" or (not state and words == ""):
-        return State("failed", "The job was cancelled, by hand or by the administrator.", place)
+        return State("failed", f"{name} was cancelled, by hand or by the administrator.", place)
     if state == "OUT_OF_MEMORY":
-        return State("failed", "The job ran out of its memory; raise memory_gb.", place)
+        return State("failed", f"{name} ran out of its memory; raise memory_gb.", place)
     if state == "DEADLINE":
-        return State("failed", "The job did not start before its deadline.", place)
+        return State("failed", f"{name} did not start before its deadline.", place)
     reason = {
         "NODE_FAIL": "the node went down",
         "BOOT_FAIL": "the node did not start",
