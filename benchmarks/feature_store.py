@@ -24,12 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import arguments, in_turns, machine, seconds
+from measuring import arguments, begin, in_turns, machine, seconds
 from PIL import Image
 from reference_step import CHANNELS, CPU, PATCH, RandomViT, step_seconds, stored_noise
 from scipy import ndimage
 from tabulate import tabulate
 
+from uss_bench.encoding import CPU_BATCH
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
 from uss_bench.images import read_image
@@ -73,7 +74,7 @@ def extraction(folder: Path, backbone: RandomViT, count: int, side: int, repeats
     def store(root: Path) -> FeatureStore:
         return FeatureStore(root, backbone, positions="dino", device=CPU, log=lambda message: None)
 
-    batch = torch.rand(store(folder).batch_size, 3, side, side)
+    batch = torch.rand(CPU_BATCH, 3, side, side)
 
     def forward() -> None:
         for _ in range(-(-count // len(batch))):
@@ -156,7 +157,7 @@ def main() -> None:
     side, blocks, shard = 224, 12, ITEMS_PER_SHARD
     if options.small:
         images, items, repeats, side, blocks, shard = 8, 16, 1, 32, 1, 8
-    torch.set_num_threads(options.threads)
+    begin(options)
 
     cache_root().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_root()) as name:  # where stores are, and no memory disk

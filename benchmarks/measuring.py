@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from uss_bench.allocation import keep_freed_memory
 from uss_bench.registry import Registry
 
 EXACT_IMAGES = 4
@@ -41,7 +42,19 @@ def arguments(doc: str | None, *, repeats: int = 5) -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds of timing, after one uncounted")
     parser.add_argument("--threads", type=int, default=cores(), help="threads of torch, on both sides")
     parser.add_argument("--small", action="store_true", help="one round at tiny size: does it run at all")
+    parser.add_argument(
+        "--release",
+        action="store_true",
+        help="hand freed memory back, which the harness does not",
+    )
     return parser
+
+
+def begin(options: argparse.Namespace) -> None:
+    """Set up torch and memory, for both sides, as options say and as the harness does."""
+    torch.set_num_threads(options.threads)
+    if not options.release:
+        keep_freed_memory()
 
 
 def cores() -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import literal_losses
 import torch
 import torch.nn.functional as F
-from measuring import FORMATS, HEADERS, arguments, compare_losses, machine, method_module
+from measuring import FORMATS, HEADERS, arguments, begin, compare_losses, machine, method_module
 from tabulate import tabulate
 from torch import Tensor
 
@@ -55,7 +55,7 @@ def draw(
 def main() -> None:
     options = arguments(__doc__).parse_args()
     images, sizes, repeats = (4, (36, 64), 1) if options.small else (IMAGES, PATCHES, options.repeats)
-    torch.set_num_threads(options.threads)
+    begin(options)
     ours, literal = (
         of_a_step(form) for form in (method_module("ds2dl").mean_pair_loss, literal_losses.mean_pair_loss)
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import literal_losses
 import torch
 import torch.nn.functional as F
-from measuring import FORMATS, HEADERS, arguments, compare_losses, machine, method_module
+from measuring import FORMATS, HEADERS, arguments, begin, compare_losses, machine, method_module
 from tabulate import tabulate
 from torch import Tensor
 
@@ -43,7 +43,7 @@ def draw(images: int, patches: int, dtype: torch.dtype) -> tuple[Tensor, Tensor,
 def main() -> None:
     options = arguments(__doc__).parse_args()
     images, sizes, repeats = (4, (36, 64), 1) if options.small else (IMAGES, PATCHES, options.repeats)
-    torch.set_num_threads(options.threads)
+    begin(options)
     ours, literal = (
         of_a_step(form) for form in (method_module("smooseg").smoothness, literal_losses.smoothness)
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import timm
 import torch
-from measuring import arguments, machine, seconds
+from measuring import arguments, begin, machine, seconds
 from reference_step import PATCH, Live, RandomViT, step_seconds, stored_noise
 from tabulate import tabulate
 
@@ -38,7 +38,7 @@ def main() -> None:
     images, side, blocks, steps, items, repeats = 32, 224, 12, 3, options.items, options.repeats
     if options.small:
         images, side, blocks, steps, items, repeats = 4, 32, 1, 1, 8, 1
-    torch.set_num_threads(options.threads)
+    begin(options)
 
     backbone = RandomViT(side, blocks)
     live = Live(backbone, torch.rand(images, 3, side, side), items)

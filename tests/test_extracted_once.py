@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import pytest
 from fakes import FakePool
 
 from uss_bench.runner import run_cell
+from uss_bench.studies import read_study
 
 METHODS = ["smooseg", "ds2dl"]
-POINTS = [-0.5, -0.2, -0.1, 0.0, 0.1, 0.2, 0.5]
+POINTS = """
+name = "seven-points"
+title = "Shift across images"
+method = "smooseg"
 
-CELLS = {
-    "two methods and five seeds": [(method, seed, {}) for method in METHODS for seed in range(5)],
-    "seven points": [("smooseg", 0, {"b_inter": b}) for b in POINTS],
-}
+[axis]
+parameter = "b_inter"
+values = [-0.5, -0.2, -0.1, 0.0, 0.1, 0.2, 0.5]
+"""
 
 
 class Pool(FakePool):
     fallbacks = 0
 
 
-@pytest.mark.parametrize("cells", CELLS.values(), ids=CELLS)
-def test_only_the_first_cell_of_a_dataset_runs_the_backbone(run, cells):
+def test_two_methods_five_seeds_and_a_study_of_seven_points_extract_once(run, tmp_path):
     """Every cell has a store of its own, as if each ran in another process."""
+    (tmp_path / "points.toml").write_text(POINTS)
+    study = read_study(tmp_path / "points.toml")
+    few = {"steps": 1, "batch_size": 4}
+    cells = [(method, seed, few) for method in METHODS for seed in range(5)]
+    cells += [(study.plan.method, 0, study.params(row, few)) for row in study.plan.settings]
     encoded = []
     for method, seed, params in cells:
-        few = {"steps": 1, "batch_size": 4}
-        setup = run.setup(method, backbone="patchstats", params=few | params)
+        setup = run.setup(method, backbone="patchstats", params=params)
         store, pool = run.store(setup), Pool()
         run_cell(setup, seed, store=store, pool=pool, out=run.results, crf_engine="lattice")
         encoded.append(store.encoded)
-    assert encoded == [6 + 2 * 4] + [0] * (len(cells) - 1), "six training images, four test images, mirrors"
+    assert len(cells) == 17
+    assert encoded == [6 + 2 * 4] + [0] * 16, "six training images, four test images and their mirrors"

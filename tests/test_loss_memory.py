@@ -120,12 +120,14 @@ def peak(method: str, patches: int, **params: object) -> int:
         learner = module.SmooSeg(clusters=3, dim=4, **params)
         learner.net = module.Net(8, 3, 4, 0.2)
     else:
-        learner = module.DS2DL(clusters=3, dim=4, **params)
+        entry = {"ds2dl": "DS2DL", "stego": "Stego"}[method]
+        learner = getattr(module, entry)(clusters=3, dim=4, **params)
         learner.net = learner.make_net(8)
     learner.net.train()
-    f = torch.randn(2, 8, 16, patches // 16)
+    f, other = torch.randn(2, 2, 8, 16, patches // 16)
+    given = (other, torch.Generator()) if method == "stego" else (torch.tensor([1, 0]),)
     with Held() as held:
-        terms = learner.losses(f, torch.tensor([1, 0]))
+        terms = learner.losses(f, *given)
         sum(terms.values()).backward()
         del terms
     return held.peak
@@ -143,9 +145,11 @@ VARIANTS = [
     ("ds2dl", {"similarity": "learned"}),
     ("ds2dl", {"centre_similarity": True}),
 ]
+SAMPLED = [("stego", {}), ("stego", {"zero_clamp": False, "pointwise": False})]
+"""Losses over pairs of sampled points, whose number does not grow with the patches."""
 
 
-@pytest.mark.parametrize(("method", "params"), VARIANTS, ids=str)
+@pytest.mark.parametrize(("method", "params"), [*VARIANTS, *SAMPLED], ids=str)
 def test_memory_of_a_loss_is_linear_in_patches_and_below_one_matrix_of_all_pairs(method, params):
     # From 512 patches on DS²DL's tiles are of one size.
     peaks = [peak(method, patches, **params) for patches in (512, 1024, 2048)]

@@ -1,0 +1,176 @@
+"""How cost grows with patches, images and cells: measured, kept as CSV, and drawn.
+
+::
+
+    python benchmarks/cost.py [--repeats 3] [--threads N] [--out docs/images] [--small]
+
+Patches: the pairwise losses of a step, forward and backward, as in `smooseg_loss.py` and `pair_loss.py`,
+beside their literal forms. Images: extraction into the feature store by a ViT-S/8 with random weights,
+224 pixels. Cells: SmooSeg under another seed each, every cell with a store of its own on one folder, as
+processes have; the first extracts. With ``--out`` the figures are written there, as ``cost.csv`` and
+``cost-<what>.png``; without, they are only printed.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import math
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import literal_losses
+import pair_loss
+import smooseg_loss
+import torch
+from measuring import arguments, begin, both_passes, machine, method_module, seconds
+from reference_step import CPU, PATCH, Blank, RandomViT, TimedContext
+from tabulate import tabulate
+
+from uss_bench.features import FeatureStore
+from uss_bench.geometry import Items
+from uss_bench.paths import atomic_write, cache_root
+from uss_bench.plots.style import colour, figure, legend_below, marker, save
+
+LABELS = {"patches": "patches per image", "images": "images", "cells": "cells on one dataset"}
+CELL_IMAGES, CELL_STEPS = 64, 50
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured cost."""
+
+    what: str
+    """What it is a cost of: patches, images or cells."""
+    series: str
+    count: int
+    seconds: float
+
+
+def of_patches(sizes: tuple[int, ...], images: int, repeats: int) -> Iterator[Point]:
+    smooseg, ds2dl = method_module("smooseg"), method_module("ds2dl")
+    losses = {
+        "SmooSeg": smooseg_loss.of_a_step(smooseg.smoothness),
+        "SmooSeg, literal": smooseg_loss.of_a_step(literal_losses.smoothness),
+        "DS²DL": pair_loss.of_a_step(ds2dl.mean_pair_loss),
+        "DS²DL, literal": pair_loss.of_a_step(literal_losses.mean_pair_loss),
+    }
+    for patches in sizes:
+        of_smooseg = smooseg_loss.draw(images, patches, torch.float32)
+        of_ds2dl = pair_loss.draw("frozen", images, patches, torch.float32)
+        for name, loss in losses.items():
+            inputs = of_smooseg if name.startswith("SmooSeg") else of_ds2dl
+            work = functools.partial(both_passes, loss, inputs)
+            work()
+            yield Point("patches", name, patches, statistics.median(seconds(work) for _ in range(repeats)))
+
+
+def of_images(folder: Path, backbone: RandomViT, counts: tuple[int, ...], side: int) -> Iterator[Point]:
+    for count in counts:
+        store = _store(folder / f"images-{count}", backbone)
+        items = Items(Blank(count, side), side=side, filter="bilinear")
+        yield Point("images", "extraction", count, seconds(lambda: store.open(items, ["tokens"])))  # noqa: B023
+
+
+def of_cells(
+    folder: Path, backbone: RandomViT, cells: int, images: int, side: int, steps: int
+) -> Iterator[Point]:
+    items = Items(Blank(images, side), side=side, filter="bilinear")
+    method, total = method_module("smooseg").SmooSeg, 0.0
+
+    def run(seed: int) -> None:
+        features = _store(folder / "cells", backbone).open(items, ["tokens"])
+        torch.manual_seed(seed)
+        method(clusters=27, steps=steps).train(None, TimedContext(features))
+
+    for cell in range(cells):
+        total += seconds(lambda: run(cell))  # noqa: B023
+        yield Point("cells", "extraction once, and training", cell + 1, total)
+
+
+def _store(folder: Path, backbone: RandomViT) -> FeatureStore:
+    return FeatureStore(folder, backbone, positions="dino", device=CPU, log=lambda message: None)
+
+
+def draw(points: list[Point], what: str, path: Path) -> None:
+    """Draw the seconds of one kind of cost; logarithmic where several orders of size are compared."""
+    chosen = [point for point in points if point.what == what]
+    names = list(dict.fromkeys(point.series for point in chosen))
+    with figure(height=2.4) as canvas:
+        axes = canvas.subplots()
+        for index, name in enumerate(names):
+            line = [(point.count, point.seconds) for point in chosen if point.series == name]
+            literal = name.endswith("literal")
+            axes.plot(
+                *zip(*line, strict=True),
+                marker=marker(index),
+                color=colour(index // 2 if what == "patches" else index),
+                linestyle="--" if literal else "-",
+                label=name,
+            )
+        axes.set_xlabel(LABELS[what])
+        axes.set_ylabel("seconds")
+        axes.grid(True)
+        if what == "patches":
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            ticks = sorted({point.count for point in chosen})
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.minorticks_off()
+            for name in names:
+                line = [(point.count, point.seconds) for point in chosen if point.series == name]
+                (n0, t0), (n1, t1) = line[-2:]
+                slope = math.log(t1 / t0) / math.log(n1 / n0)
+                axes.annotate(
+                    f"N^{slope:.1f}", line[-1], xytext=(4, -2), textcoords="offset points", fontsize=7
+                )
+        else:
+            axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
+        if len(names) > 1:
+            legend_below(canvas, *axes.get_legend_handles_labels())
+        save(canvas, path)
+
+
+def main() -> None:
+    parser = arguments(__doc__, repeats=3)
+    parser.add_argument("--out", type=Path, help="folder for cost.csv and the figures")
+    options = parser.parse_args()
+    sizes, batch, counts, side, blocks = (196, 400, 784, 1600), 32, (16, 32, 64, 128), 224, 12
+    cells, images, steps = 6, CELL_IMAGES, CELL_STEPS
+    if options.small:
+        sizes, batch, counts, side, blocks = (16, 36, 64), 4, (2, 4), 32, 1
+        cells, images, steps = 2, 8, 2
+    begin(options)
+    backbone = RandomViT(side, blocks)
+    cache_root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_root()) as name:
+        folder = Path(name)
+        points = [
+            *of_patches(sizes, batch, options.repeats),
+            *of_images(folder, backbone, counts, side),
+            *of_cells(folder, backbone, cells, images, side, steps),
+        ]
+    print(
+        f"Cost against patches (B = {batch}), images (of {(side // PATCH) ** 2} patches), and cells (of "
+        f"{images} images and {steps} steps of SmooSeg), {machine()}\n"
+    )
+    headers = [field.name for field in fields(Point)]
+    print(tabulate([astuple(point) for point in points], headers=headers, floatfmt=".3f"))
+    if options.out:
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(headers)
+        rows.writerows([*astuple(point)[:3], f"{point.seconds:.4f}"] for point in points)
+        options.out.mkdir(parents=True, exist_ok=True)
+        atomic_write(options.out / "cost.csv", text.getvalue().encode())
+        for what in LABELS:
+            draw(points, what, options.out / f"cost-{what}.png")
+
+
+if __name__ == "__main__":
+    main()
