@@ -192,6 +192,24 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def slurm(session: nox.Session) -> None:
+    """Run cells on a real SLURM, started here; with ``-- --write`` renew the log in docs/slurm."""
+    search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    if not all(shutil.which(name, path=search) for name in ("slurmctld", "slurmd", "munged")):
+        if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("apt-get") is None:
+            session.skip("SLURM is not installed, and only root can: apt-get install slurm-wlm munge")
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        session.run("apt-get", "update", external=True, silent=True, env=quiet)
+        session.run("apt-get", "install", "-y", "slurm-wlm", "munge", external=True, silent=True, env=quiet)
+    session.run(PYTHON, "-m", "pip", "install", "--quiet", "submitit>=1.5")
+    environment = {"USS_BENCH_SLURM": "1"}
+    if "--write" in session.posargs:
+        environment["USS_BENCH_SLURM_REPORT"] = str(ROOT / "docs" / "slurm")
+    arguments = [one for one in session.posargs if one != "--write"]
+    session.run(PYTHON, "-m", "pytest", "tests/slurm", *arguments, env=environment)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run every benchmark at small size, and write one table of what they print to build/bench.md."""
     session.run(PYTHON, str(ROOT / "benchmarks" / "all.py"), "--small", *session.posargs)
