@@ -156,7 +156,7 @@ def main() -> None:
         f"Dense CRF, 10 updates, {SIDE} × {SIDE}, {platform.machine()}, {cores} cores, Python "
         f"{platform.python_version()}, numpy {np.__version__}, numba {numba.__version__}"
     )
-    print("\nOne process, median per image, lattice built anew for each:\n")
+    print("\nOne process, median per image; the lattice of the colours is built anew for each:\n")
     print(compare_engines(sets, options.repeats))
     name, images = list(sets.items())[-1]
     print(f"\nPool, K = 27, {name}:\n")
