@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PATIENCE_S = 600.0
+WIDTH = 160
+"""Of the log; what is longer is cut."""
 
 
 class Log:
@@ -47,6 +49,7 @@ class Log:
             line = re.sub(
                 rf"(?<![\w-]){re.escape(word)}(?![\w-])" if word.isalnum() else re.escape(word), instead, line
             )
+        line = line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 

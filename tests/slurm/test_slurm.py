@@ -294,7 +294,7 @@ def test_ctrl_c_cancels_what_is_queued_and_what_runs(trial: Trial) -> None:
     assert len(jobs) >= 4
     status = trial.command("status", "--out", "stopped")
     trial.finish(status)
-    trial.figures["jobs cancelled by Ctrl-C"] = len(jobs)
+    trial.figures["jobs submitted before Ctrl-C, none left after it"] = len(jobs)
 
 
 def test_an_extraction_in_shares_runs_on_both_nodes_before_what_waits_for_it(trial: Trial) -> None:
