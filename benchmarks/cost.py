@@ -100,17 +100,19 @@ def draw(points: list[Point], what: str, path: Path) -> None:
     """Draw the seconds of one kind of cost; logarithmic where several orders of size are compared."""
     chosen = [point for point in points if point.what == what]
     names = list(dict.fromkeys(point.series for point in chosen))
-    with figure(height=2.4) as canvas:
+    with figure(height=2.9 if len(names) > 1 else 2.4) as canvas:
         axes = canvas.subplots()
         for index, name in enumerate(names):
             line = [(point.count, point.seconds) for point in chosen if point.series == name]
             literal = name.endswith("literal")
+            (n0, t0), (n1, t1) = line[-2:]
+            exponent = math.log(t1 / t0) / math.log(n1 / n0)
             axes.plot(
                 *zip(*line, strict=True),
                 marker=marker(index),
                 color=colour(index // 2 if what == "patches" else index),
                 linestyle="--" if literal else "-",
-                label=name,
+                label=f"{name}: $N^{{{exponent:.1f}}}$",
             )
         axes.set_xlabel(LABELS[what])
         axes.set_ylabel("seconds")
@@ -121,13 +123,6 @@ def draw(points: list[Point], what: str, path: Path) -> None:
             ticks = sorted({point.count for point in chosen})
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
             axes.minorticks_off()
-            for name in names:
-                line = [(point.count, point.seconds) for point in chosen if point.series == name]
-                (n0, t0), (n1, t1) = line[-2:]
-                slope = math.log(t1 / t0) / math.log(n1 / n0)
-                axes.annotate(
-                    f"N^{slope:.1f}", line[-1], xytext=(4, -2), textcoords="offset points", fontsize=7
-                )
         else:
             axes.set_xlim(left=0)
             axes.set_ylim(bottom=0)
@@ -139,7 +134,17 @@ def draw(points: list[Point], what: str, path: Path) -> None:
 def main() -> None:
     parser = arguments(__doc__, repeats=3)
     parser.add_argument("--out", type=Path, help="folder for cost.csv and the figures")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing, draw from --out's cost.csv")
     options = parser.parse_args()
+    if options.redraw:
+        with (options.out / "cost.csv").open(encoding="utf-8", newline="") as file:
+            rows = [
+                Point(row["what"], row["series"], int(row["count"]), float(row["seconds"]))
+                for row in csv.DictReader(file)
+            ]
+        for what in LABELS:
+            draw(rows, what, options.out / f"cost-{what}.png")
+        return
     sizes, batch, counts, side, blocks = (196, 400, 784, 1600), 32, (16, 32, 64, 128), 224, 12
     cells, images, steps = 6, CELL_IMAGES, CELL_STEPS
     if options.small:
@@ -163,9 +168,9 @@ def main() -> None:
     print(tabulate([astuple(point) for point in points], headers=headers, floatfmt=".3f"))
     if options.out:
         text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(headers)
-        rows.writerows([*astuple(point)[:3], f"{point.seconds:.4f}"] for point in points)
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(headers)
+        table.writerows([*astuple(point)[:3], f"{point.seconds:.4f}"] for point in points)
         options.out.mkdir(parents=True, exist_ok=True)
         atomic_write(options.out / "cost.csv", text.getvalue().encode())
         for what in LABELS:
