@@ -180,7 +180,7 @@ def faults(session: nox.Session) -> None:
 
     Some faults mount small disks or give up root, and are skipped, saying so, where that cannot be done.
     """
-    session.run(PYTHON, "-m", "pytest", "tests/faults", *session.posargs, env={"USS_BENCH_FAULTS": "1"})
+    session.run(PYTHON, "-m", "pytest", "-s", "tests/faults", *session.posargs, env={"USS_BENCH_FAULTS": "1"})
 
 
 @nox.session

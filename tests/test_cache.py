@@ -13,6 +13,7 @@ import pytest
 import torch
 from fakes import ArrayImages, FakeBackbone
 
+from uss_bench.errors import ContractError
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
 
@@ -42,7 +43,7 @@ def extract(root: Path, facets=("tokens", "cls"), *, seed: int = 0, fail_at: int
     folder = store.root / store.key(items)
     try:
         store.open(items, facets).derived("sum", "1", lambda features: {"sum": np.arange(3)})
-    except RuntimeError:
+    except ContractError:
         assert fail_at is not None
     return folder
 

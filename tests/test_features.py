@@ -16,7 +16,7 @@ from fakes import ArrayImages, FakeBackbone
 
 from uss_bench.contracts import Backbone
 from uss_bench.encoding import to_unit_range
-from uss_bench.errors import DataError, RunError, UsageError
+from uss_bench.errors import ContractError, DataError, RunError, UsageError
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
 from uss_bench.shards import CHECKED
@@ -287,7 +287,7 @@ def test_a_damaged_shard_is_found_and_built_again_alone(
 
 
 def test_an_interrupted_extraction_leaves_nothing_half_written_and_continues(tmp_path):
-    with pytest.raises(RuntimeError, match="the backbone broke"):
+    with pytest.raises(ContractError, match="the backbone broke"):
         make_store(tmp_path, FakeBackbone(fail_at=200)).open(whole_images(), FACETS)
     names = [name.partition("/")[2] for name in files(tmp_path)]
     facets = sorted(f"{facet}/00000-of-00003.{kind}" for facet in FACETS for kind in ("json", "npy"))

@@ -30,7 +30,7 @@ FAULTS = {
 def test_a_breach_of_the_contract_ends_the_run_and_names_the_method(run, fault, message, offer):
     with pytest.raises(ContractError, match=f"(?s)Method 'broken'.*{message}") as caught:
         run("broken", params={"fault": fault, "offer": offer})
-    [left] = [path for path in run.results.rglob("*") if path.is_file()]
+    [left] = [path for path in run.results.glob("*/*") if path.is_file()]
     assert left.name.endswith(".failed.json")
     record = read_record(left)
     assert (record.status, record.reason) == ("failed", str(caught.value))

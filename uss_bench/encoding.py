@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from uss_bench.contracts import Backbone
-from uss_bench.errors import ContractError
+from uss_bench.errors import ContractError, blame
 
 CPU_BATCH = 8
 LARGEST_BATCH = 512
@@ -50,13 +50,15 @@ class Encoder:
         """Return float32 (B, D, h, w) per facet of uint8 (B, H, W, 3).
 
         Raises:
-            ContractError: when the backbone does not return what it was asked for.
+            ContractError: when the backbone raises, or does not return what it was asked for.
+            RunError: when one image alone is too much for the memory.
         """
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):
-            return self._forward(squares, facets)
-        if len(squares) == 1:
-            return self._forward(squares, facets)  # with nothing else held; if it fails again it is too big
-        torch.cuda.empty_cache()
+        with blame(f"Backbone '{self.backbone.name}'", "encoding images"):
+            with contextlib.suppress(torch.cuda.OutOfMemoryError):
+                return self._forward(squares, facets)
+            torch.cuda.empty_cache()
+            if len(squares) == 1:
+                return self._forward(squares, facets)  # with nothing else held; failing again, it is too big
         half = len(squares) // 2
         first, second = self(squares[:half], facets), self(squares[half:], facets)
         return {facet: torch.cat([first[facet], second[facet]]) for facet in facets}
@@ -85,7 +87,17 @@ class Encoder:
         missing = [facet for facet in facets if facet not in given]
         if missing:
             raise ContractError(f"Backbone '{self.backbone.name}' did not return '{missing[0]}'.")
+        for facet in facets:
+            self._check(facet, given[facet], len(squares))
         return {facet: given[facet].float() for facet in facets}
+
+    def _check(self, facet: str, value: object, images: int) -> None:
+        who = f"Backbone '{self.backbone.name}'"
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise ContractError(f"{who} gave '{facet}' as {found}; features are floating point tensors.")
+        if value.ndim < 2 or len(value) != images:
+            raise ContractError(f"{who} gave '{facet}' of shape {tuple(value.shape)} for {images} images.")
 
 
 def fastest_batch(run: Callable[[int], object], clock: Callable[[], float] = time.perf_counter) -> int:

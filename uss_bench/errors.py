@@ -82,10 +82,24 @@ def blame(who: str, step: str) -> Iterator[None]:
     except UssBenchError:
         raise
     except (Exception, SystemExit) as error:
-        # torch.OutOfMemoryError is told by its name, so that this module does not import torch.
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        if is_out_of_memory(error):
             raise RunError(f"{who} ran out of memory in {step}.", hint="Lower batch_size.") from error
         raise ContractError(
-            f"{who} failed in {step}: {type(error).__name__}: {error}",
+            f"{who} failed in {step}: {type(error).__name__}: {shortened(str(error))}",
             hint="The traceback is shown with --debug.",
         ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or torch could not have the memory that it asked for."""
+    # torch's errors are told by name and by words, so that this module does not import torch.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+def shortened(text: str, limit: int = 2000) -> str:
+    """Return a text, or its beginning and how much is left out: messages of plugins have no end at times."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"

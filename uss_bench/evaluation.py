@@ -270,7 +270,7 @@ class Evaluator:
 
 
 def _is_map(value: object) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point() and value.numel() > 0
 
 
 def _shown(value: object) -> str:

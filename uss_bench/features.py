@@ -36,7 +36,7 @@ from uss_bench import progress
 from uss_bench.contracts import Backbone
 from uss_bench.decoding import read_ahead
 from uss_bench.encoding import Encoder
-from uss_bench.errors import DataError, RunError
+from uss_bench.errors import ContractError, DataError, RunError
 from uss_bench.feature_reader import FeatureReader
 from uss_bench.geometry import Items
 from uss_bench.locking import locked
@@ -231,6 +231,11 @@ class FeatureStore:
                 for start in range(0, count, size):
                     batch = np.stack(list(itertools.islice(squares, min(size, count - start))))
                     for facet, value in self.encoder(batch, facets).items():
+                        if value.shape[1:] != layout.shapes[facet]:
+                            raise ContractError(
+                                f"Backbone '{self.backbone.name}' gave '{facet}' of {tuple(value.shape[1:])} for "
+                                f"one image and {layout.shapes[facet]} for another of the same size."
+                            )
                         with np.errstate(over="ignore"):  # told below, by name
                             arrays[facet][start : start + len(batch)] = value.detach().cpu().numpy()
                     self.encoded += len(batch)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from uss_bench.monitor_plot import SUFFIX, save_monitor
 from uss_bench.panels import save_panel
 from uss_bench.record_files import read_record
+from uss_bench.workspace import Workspace
 
 if TYPE_CHECKING:
     from uss_bench.setup import Setup
@@ -24,8 +25,13 @@ def draw_pictures(path: Path, setup: Setup) -> None:
 
 
 def draw_missing(path: Path, setup: Setup) -> None:
-    """Draw the pictures of a finished record that are not there, as after a run that was killed meanwhile."""
+    """Do what a run that was killed after it wrote the record at `path` has not: draw, and tidy up.
+
+    Raises:
+        DataError: when a picture cannot be written.
+    """
     if not path.with_suffix(".png").exists():
         save_panel(path, setup.test_images, setup.test_labels)
     if read_record(path).monitor and not path.with_suffix(SUFFIX).exists():
         save_monitor(path)
+    Workspace.beside(path).tidy()

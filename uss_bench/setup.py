@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from uss_bench.contracts import Backbone, Dataset, Images, Labels, Method
-from uss_bench.errors import DataError, UsageError
+from uss_bench.errors import DataError, UsageError, blame
 from uss_bench.features import FeatureStore
+from uss_bench.guarding import GuardedImages, GuardedLabels, Sizes
 from uss_bench.params import check_options, choose_preset, method_params, required_options, spec_defaults
 from uss_bench.paths import cache_root
 from uss_bench.protocol import Protocol, default_protocol, get_protocol
@@ -65,7 +66,8 @@ class Setup:
 
     def make_method(self) -> Method:
         """Return a fresh, untrained instance of the method."""
-        method: Method = self.plugin.load()(**self.params)
+        with blame(f"Method '{self.spec.name}'", "its constructor"):
+            method: Method = self.plugin.load()(**self.params)
         return method
 
     def with_params(self, chosen: Mapping[str, Any]) -> Setup:
@@ -217,10 +219,15 @@ class _Data:
 
 def _load_data(request: Request, registry: Registry) -> _Data:
     dataset, spec = load_dataset(registry, request.dataset, request.dataset_options)
-    train_images = limited(dataset.images(dataset.train_split), request.limit)
-    test_images = limited(dataset.images(dataset.test_split), request.limit)
-    labels = dataset.labels(dataset.test_split)
-    test_labels = limited_labels(labels, request.limit) if labels is not None else None
+    who = f"Dataset '{request.dataset}'"
+    with blame(who, "opening its splits"):
+        train, test = dataset.images(dataset.train_split), dataset.images(dataset.test_split)
+        labels = dataset.labels(dataset.test_split)
+    sizes = Sizes()
+    train_images = limited(GuardedImages(train, who), request.limit)
+    test_images = limited(GuardedImages(test, who, sizes), request.limit)
+    guarded = GuardedLabels(labels, who, sizes) if labels is not None else None
+    test_labels = limited_labels(guarded, request.limit) if guarded is not None else None
     for split, images in ((dataset.train_split, train_images), (dataset.test_split, test_images)):
         if not len(images):
             raise DataError(f"Dataset '{dataset.name}' has no images in split '{split}'.")
@@ -251,7 +258,8 @@ def load_dataset(registry: Registry, name: str, options: Mapping[str, Any]) -> t
     if missing:
         flags = " ".join(f"--{one} …" if one == "root" else f"--data {one}=…" for one in sorted(missing))
         raise UsageError(f"Dataset '{name}' needs to know more.", hint=f"Add {flags}")
-    dataset: Dataset = entry(spec, **options)
+    with blame(f"Dataset '{name}'", "its constructor"):
+        dataset: Dataset = entry(spec, **options)
     _check_name(dataset.name, f"Dataset '{name}' calls itself", "Records lie in a folder of that name.")
     return dataset, spec
 
@@ -284,7 +292,8 @@ def load_backbone(
     params = check_options(entry, spec.params, f"The spec.toml of backbone '{name}'", "params:", skip=1)
     if alias is not None:
         _check_name(alias, "--backbone-name is", "Figures and probes are named by it.")
-    backbone: Backbone = entry(spec, **{**params, **options})
+    with blame(f"Backbone '{name}'", "its constructor"):
+        backbone: Backbone = entry(spec, **{**params, **options})
     return backbone
 
 

@@ -7,6 +7,7 @@ shard exists exactly when its sidecar does.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import zlib
@@ -38,6 +39,13 @@ class Sidecar(msgspec.Struct, forbid_unknown_fields=True):
     """Number of values that each channel's sums run over."""
     total: list[float]
     total_of_squares: list[float]
+    digest: str | None = None
+    """Of all the fields before; None in the sidecars of early versions, which had none."""
+
+    def own_digest(self) -> str:
+        """Return what `digest` should be."""
+        content = msgspec.json.encode(msgspec.structs.replace(self, digest=None))
+        return hashlib.sha256(content).hexdigest()[:16]
 
 
 class Shards:
@@ -78,9 +86,10 @@ class Shards:
 
     def sidecar(self, facet: str, shard: int) -> Sidecar | None:
         try:
-            return msgspec.json.decode(self.sidecar_path(facet, shard).read_bytes(), type=Sidecar)
-        except (OSError, msgspec.DecodeError):
+            found = msgspec.json.decode(self.sidecar_path(facet, shard).read_bytes(), type=Sidecar)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
+        return found if found.digest in (None, found.own_digest()) else None
 
     def bytes_needed(self) -> int:
         values = sum(math.prod(shape) for shape in self.shapes.values())
@@ -135,6 +144,7 @@ class Shards:
             sidecar = Sidecar(
                 len(array), summed.bytes, summed.crc32, positions, total.tolist(), squares.tolist()
             )
+            sidecar = msgspec.structs.replace(sidecar, digest=sidecar.own_digest())
             atomic_write(self.sidecar_path(facet, shard), msgspec.json.encode(sidecar))
 
 

@@ -33,7 +33,10 @@ class Workspace:
 
     @classmethod
     def of(cls, out: Path, cell: Cell) -> Workspace:
-        record = record_path(out, cell)
+        return cls.beside(record_path(out, cell))
+
+    @classmethod
+    def beside(cls, record: Path) -> Workspace:
         return cls(record.parent / FOLDER / record.stem, record)
 
     @property
@@ -73,6 +76,12 @@ class Workspace:
             except FileNotFoundError:
                 continue  # whoever had the folder has finished in this moment, and removed it
             return
+
+    def tidy(self) -> None:
+        """Remove the folder of a finished cell, as after a run that was killed in its last moment."""
+        if self.record.exists() and self.folder.exists() and not self.is_busy():
+            with self.claim():
+                """The folder goes at the end."""
 
     def forget(self) -> None:
         """Remove what a claimed folder holds of work done before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ class Ended:
     def check_error(self, *words: str, code: int = 1) -> None:
         """Assert that the command ended with one error for people that holds these words."""
         assert self.code == code, f"exit code {self.code}: {self.said}"
-        assert self.said.count("Error: ") == 1, self.said
+        assert len(re.findall("^Error: ", self.said, re.MULTILINE)) == 1, self.said
         assert "Traceback" not in self.said, self.said
         assert "did not foresee" not in self.said, self.said
         for word in words:
@@ -110,10 +111,10 @@ class Ended:
 class Bench:
     """Starts commands as forks of a warm process; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
         self._count = 0
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **variables}
         self._server = subprocess.Popen(
             [sys.executable, str(HERE / "server.py")],
             stdin=subprocess.PIPE,
@@ -193,6 +194,11 @@ class Truth:
             for suffix in (".json", ".png", ".monitor.png", ".npz", ".safetensors")
         }
         assert left == names, f"left behind: {sorted(left - names)}"
+
+    def same_numbers(self, path: Path) -> bool:
+        """Whether a record, at another path and with other notes perhaps, holds this result."""
+        found = msgspec.structs.replace(read_record(path), notes=self.record.notes)
+        return without_time(found) == without_time(self.record)
 
 
 def without_time(record: RunRecord) -> RunRecord:

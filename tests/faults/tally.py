@@ -47,13 +47,15 @@ class Tally:
         try:
             yield
         except Exception as error:
-            self.lost.setdefault(kind, []).append(f"{what}: {type(error).__name__}: {error}")
+            told = f"{what}: {type(error).__name__}: {error}"
+            self.lost.setdefault(kind, []).append(told)
+            print(f"\nlost: {told[:1500]}")
 
     def check(self, kind: str) -> None:
         """Fail when anything of this kind was lost, or nothing was tried."""
         assert self.tried[kind], f"no fault of the kind '{kind}' was tried"
         lost = self.lost.get(kind, [])
-        told = "\n\n".join(lost[:5])
+        told = "\n\n".join(one[:1500] for one in lost[:40])
         assert not lost, f"{kind}: {len(lost)} of {self.tried[kind]} lost:\n{told}"
 
     def table(self) -> str:

@@ -36,6 +36,10 @@ class Source:
         return self.root / "out"
 
     @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
     def record(self) -> Path:
         (path,) = record_files(self.results)
         return path

@@ -10,7 +10,7 @@ import traceback
 import click
 
 from uss_bench import __version__
-from uss_bench.errors import UssBenchError
+from uss_bench.errors import UssBenchError, is_out_of_memory
 
 _COMMANDS = {
     "run": "Train a method on unlabelled images, predict, refine, match, score and record.",
@@ -129,6 +129,12 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if is_out_of_memory(error):
+            _complain(
+                "There is not enough memory for this.",
+                "Lower --set batch_size, --workers and --jobs, or use a machine with more.",
+            )
+            return 1
         _complain(
             f"An error that uss-bench did not foresee: {type(error).__name__}: {error}",
             "Repeat the command with --debug for the traceback, and please report it.",
