@@ -231,10 +231,11 @@ class FeatureStore:
                 for start in range(0, count, size):
                     batch = np.stack(list(itertools.islice(squares, min(size, count - start))))
                     for facet, value in self.encoder(batch, facets).items():
-                        if value.shape[1:] != layout.shapes[facet]:
+                        shape, known = tuple(value.shape[1:]), layout.shapes[facet]
+                        if shape != known:
                             raise ContractError(
-                                f"Backbone '{self.backbone.name}' gave '{facet}' of {tuple(value.shape[1:])} for "
-                                f"one image and {layout.shapes[facet]} for another of the same size."
+                                f"Backbone '{self.backbone.name}' gave '{facet}' of {shape} for one image and "
+                                f"of {known} for another of the same size."
                             )
                         with np.errstate(over="ignore"):  # told below, by name
                             arrays[facet][start : start + len(batch)] = value.detach().cpu().numpy()
