@@ -234,8 +234,8 @@ class FeatureStore:
                         shape, known = tuple(value.shape[1:]), layout.shapes[facet]
                         if shape != known:
                             raise ContractError(
-                                f"Backbone '{self.backbone.name}' gave '{facet}' of {shape} for one image and "
-                                f"of {known} for another of the same size."
+                                f"Backbone '{self.backbone.name}' gave '{facet}' of {shape} for one image, "
+                                f"{known} for another of the same size."
                             )
                         with np.errstate(over="ignore"):  # told below, by name
                             arrays[facet][start : start + len(batch)] = value.detach().cpu().numpy()
