@@ -17,6 +17,7 @@ from board_records import HOSTILE, write_runs
 
 from uss_bench.board import compute, latex, markdown, page, sheets, terminal, text
 from uss_bench.board.model import Board
+from uss_bench.claims import Claim
 from uss_bench.collection import gather, read_entries
 from uss_bench.statistics.intervals import Interval
 
@@ -50,7 +51,21 @@ def boards(folder) -> list[Board]:
             environment={"device": HOSTILE},
         )
         write_runs(folder, "evil", seeds=(0,), dataset="d", backbone=HOSTILE, params={HOSTILE: 1})
-        return compute.boards(gather(read_entries([folder])[0]), codes={"alpha": "f" * 12})
+        evil = Claim(
+            paper=HOSTILE,
+            table=HOSTILE,
+            label=HOSTILE,
+            method="evil",
+            source="own",
+            dataset="d",
+            backbone=HOSTILE,
+            printed_backbone=HOSTILE,
+            protocol=HOSTILE,
+            accuracy=51.7,
+            miou=23.4,
+            notes=(HOSTILE,),
+        )
+        return compute.boards(gather(read_entries([folder])[0]), [evil], codes={"alpha": "f" * 12})
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +204,9 @@ def rendered(boards, folder) -> str:
     return page.render(boards, folder / "boards")
 
 
-def test_nothing_that_a_record_says_becomes_markup(rendered):
+def test_nothing_that_a_record_or_a_claim_says_becomes_markup(rendered):
     read = Reader(rendered)
+    assert any("51.7" in one for one in read.texts), "the claim is shown"
     assert [tag for tag, _ in read.elements].count("script") == 1
     assert all(not name.startswith("on") for _, attributes in read.elements for name in attributes)
     assert any(HOSTILE in one for one in read.texts)

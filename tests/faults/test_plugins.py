@@ -144,3 +144,20 @@ def test_a_plugin_that_hangs(bench: Bench, tally: Tally, tmp_path: Path) -> None
             run(bench, place, METHOD, "").check_done()
             check_sound(place)
     tally.check(kind)
+
+
+@pytest.mark.skipif(not FULL, reason="starts processes that nothing has warmed; nox -s faults")
+def test_a_plugin_that_ends_a_job(bench: Bench, tally: Tally, tmp_path: Path) -> None:
+    """With --jobs somebody is left to say so."""
+    kind = "a method that ends the process of a job of --jobs 2"
+    place = Place(tmp_path)
+    command = ["run", *METHOD, *SHARED, "--plugin", HERE / "plugins", "--plugin", PLUGINS]
+    command += ["--jobs", 2, "--seeds", 2, "--out", place.out]
+    with tally.fault(kind, "train"):
+        ended = bench.run(command, place, FAULT="train:ends the process")
+        ended.check_error("exited with code 7 and said nothing")
+        assert not record_files(place.out)
+        bench.run(command, place).check_done()
+        assert len(record_files(place.out)) == 2
+        check_sound(place)
+    tally.check(kind)
