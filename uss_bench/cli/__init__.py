@@ -15,6 +15,7 @@ from uss_bench.errors import UssBenchError, is_out_of_memory
 _COMMANDS = {
     "run": "Train a method on unlabelled images, predict, refine, match, score and record.",
     "study": "Run an ablation or a sensitivity study by name, or from a plan file.",
+    "status": "Show how far plans of many cells are: queued, running, done, failed.",
     "smoothness": "Judge SmooSeg's shifts without labels.",
     "ls": "List methods, datasets, backbones, protocols and studies.",
     "info": "Show all that is known of a method, dataset, backbone, protocol or study.",

@@ -24,7 +24,7 @@ from uss_bench.protocol import (
     protocol_names,
 )
 from uss_bench.registry import Plugin, Registry
-from uss_bench.specs import KINDS, WEIGHTS_SUFFIXES, BackboneSpec, DatasetSpec, MethodSpec
+from uss_bench.specs import KINDS, WEIGHTS_SUFFIXES, BackboneSpec, DatasetSpec, MethodSpec, Resources
 from uss_bench.studies import Study, known_studies
 
 _WIDTH = 100
@@ -63,6 +63,7 @@ def _plugin_page(plugin: Plugin) -> str:
         facts.append(("inputs", ", ".join(spec.inputs)))
         if spec.alpha is not None:
             facts.append(("alpha", f"{spec.alpha:g}, instead of the protocol's"))
+        facts.append(("reserves", _resources(spec.resources)))
     elif isinstance(spec, DatasetSpec):
         facts += [
             ("get it", spec.obtain),
@@ -130,6 +131,15 @@ def _plugin_page(plugin: Plugin) -> str:
     for note in spec.notes:
         lines += ["", *textwrap.wrap(note, _WIDTH, initial_indent="note  ", subsequent_indent="      ")]
     return "\n".join(lines)
+
+
+def _resources(resources: Resources) -> str:
+    """Say what a launcher reserves for one run."""
+    gpus = {0: "no GPU", 1: "1 GPU"}.get(resources.gpus, f"{resources.gpus} GPUs")
+    return (
+        f"{resources.cpus} cores, {gpus}, {resources.memory_gb:g} GB and {resources.minutes} minutes, for a "
+        "run that is launched on a cluster"
+    )
 
 
 def _protocol_page(name: str) -> str:

@@ -18,7 +18,10 @@ import msgspec
 from uss_bench.specs import JSON_ERRORS, Resources
 
 CORES = "USS_BENCH_CORES"
-"""An environment variable that a launcher may set for a task's process: how many cores it was given."""
+"""An environment variable that a launcher should set for a task's process: how many cores it has.
+
+The process uses so many threads and workers where the user has not said how many, and else all that it sees.
+"""
 
 Stage = Literal["queued", "running", "done", "failed", "lost"]
 """``failed``: the process said so itself, with a reason; ``lost``: it died, and may be started again."""

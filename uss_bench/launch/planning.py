@@ -128,7 +128,7 @@ def make_tasks(
     for one in cells:
         file = folder / f"{stem(one.cell)}.task"
         resources = on_device(one.setup.spec.resources, execution.device)
-        write_work(file, CellWork(cell=one.spec, execution=_sized(execution, resources), id=one.cell.id))
+        write_work(file, CellWork(cell=one.spec, execution=execution, id=one.cell.id))
         needed = extractions.get(_features_key(one.setup), []) if one.setup.spec.facets else []
         tasks.append(
             Task(
@@ -165,15 +165,6 @@ def _extractions(
         label += f", part {part + 1} of {parts}" if parts > 1 else ""
         tasks.append(Task(id=file.stem, label=label, kind="extraction", file=str(file), resources=resources))
     return tasks
-
-
-def _sized(execution: Execution, resources: Resources) -> Execution:
-    """Let a task use as many threads and processes as cores are reserved for it, unless they are given."""
-    return msgspec.structs.replace(
-        execution,
-        threads=execution.threads or resources.cpus,
-        workers=execution.workers or resources.cpus,
-    )
 
 
 def on_device(resources: Resources, device: str) -> Resources:

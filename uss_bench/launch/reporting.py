@@ -71,3 +71,13 @@ def read_now(path: Path) -> Now | None:
         return msgspec.json.decode(path.with_suffix(".now").read_bytes(), type=Now)
     except (OSError, *JSON_ERRORS):
         return None
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people write them: 12.3 s, 4:05 min, 1:02:03 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"

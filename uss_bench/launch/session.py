@@ -44,10 +44,7 @@ class Session:
         """
         with self._folder.at_work() as ours:
             if not ours:
-                raise UsageError(
-                    f"Another process runs this plan ({self._folder.path}).",
-                    hint=f"Look at it: uss-bench status --out {self._folder.out}",
-                )
+                raise taken(self._folder)
             try:
                 with self._view:
                     self._submit_new()
@@ -124,3 +121,11 @@ class Session:
         """Return the tasks that were submitted and have not ended."""
         known = (task for task in self._tasks if task.id in self._known)
         return [task for task in known if self._known[task.id].state.stage in _OPEN]
+
+
+def taken(folder: PlanFolder) -> UsageError:
+    """Return the error of a command whose plan another one is at work on."""
+    return UsageError(
+        f"Another process runs this plan ({folder.path}).",
+        hint=f"Look at it: uss-bench status --out {folder.out}",
+    )

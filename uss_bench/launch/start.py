@@ -20,7 +20,7 @@ from uss_bench.launch.launchers import find_launcher
 from uss_bench.launch.planning import Planned, make_tasks
 from uss_bench.launch.reporting import Reporter
 from uss_bench.launch.running import CellRunner
-from uss_bench.launch.session import Session
+from uss_bench.launch.session import Session, taken
 from uss_bench.launch.stored import PlanFolder, PlannedTask, StoredPlan, now
 from uss_bench.launch.view import View, first_line, short
 from uss_bench.launch.work import Execution
@@ -137,7 +137,8 @@ def _run_elsewhere(
 
 def _share_of_this_machine(execution: Execution, jobs: int) -> Execution:
     """Give each of so many processes its share of the cores, where the user has not said how many."""
-    share = max(1, len(os.sched_getaffinity(0)) // jobs)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // jobs)
     return msgspec.structs.replace(
         execution, threads=execution.threads or share, workers=execution.workers or share
     )
@@ -150,8 +151,16 @@ def _keep(
     start: Start,
     todo: Sequence[Planned] = (),
 ) -> PlanFolder:
-    """Write a plan where ``uss-bench status`` finds it, with tasks for the cells of `todo`."""
+    """Write a plan where ``uss-bench status`` finds it, with tasks for the cells of `todo`.
+
+    Raises:
+        UsageError: when another process is at work on it, and these cells would be its tasks.
+    """
     folder = PlanFolder.of(Path(execution.out), name, [one.cell.id for one in cells])
+    if folder.is_at_work:
+        if todo:
+            raise taken(folder)
+        return folder  # whose plan is the other's; cells of this process wait for those of the other
     extractions, tasks = make_tasks(todo, execution, folder.path, start.jobs)
     task_of = dict(zip((one.cell.id for one in todo), tasks, strict=True))
     folder.write(
@@ -170,6 +179,7 @@ def _keep(
             ],
         )
     )
+    folder.write_states({})  # those of an earlier command are not of this one
     return folder
 
 

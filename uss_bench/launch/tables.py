@@ -1,8 +1,9 @@
-"""Tables of plans: what would run, and what it gave."""
+"""Tables of plans: what would run, how far it is, and what it gave."""
 
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tabulate import tabulate
 
 from uss_bench.errors import RunError, UssBenchError
 from uss_bench.launch.planning import Planned
-from uss_bench.launch.view import styled
+from uss_bench.launch.status import STAGES, CellStatus, PlanStatus
+from uss_bench.launch.view import first_line, short, styled
 from uss_bench.runner import Outcome
 from uss_bench.summary import four_scores
 
@@ -92,6 +94,35 @@ def _spread(column: Sequence[float]) -> str:
         return "–"
     mean = f"{statistics.fmean(column):.1f}"
     return f"{mean} ± {statistics.stdev(column):.1f}" if len(column) > 1 else mean
+
+
+def status_text(status: PlanStatus, *, brief: bool) -> str:
+    """Return how far a plan is: its title and counts, and, unless `brief`, a row per cell."""
+    plan = status.plan
+    who = plan.launcher or "in its own process"
+    jobs = f", {plan.jobs} at a time" if plan.launcher and plan.jobs else ""
+    facts = [f"{who}{jobs}", plan.created.replace("T", " ").removesuffix("+00:00") + " UTC"]
+    title = f"{click.style(status.folder.path.name, bold=True)}  ({' · '.join(facts)})"
+    counts = ", ".join(f"{status.counts[stage]} {styled(stage)}" for stage in STAGES if status.counts[stage])
+    summary = f"{len(status.cells)} cells: {counts}" + ("" if status.at_work or status.finished else _IDLE)
+    if brief:
+        return f"{title}\n{summary}"
+    shown = [*(one for one in status.extractions if one.stage != "done"), *status.cells]
+    rows = [(one.label, styled(one.stage), _detail(one)) for one in shown]
+    table = tabulate(rows, headers=["cell", "state", ""], disable_numparse=True)
+    unknown = f"The launcher could not be asked: {status.unknown}" if status.unknown else ""
+    return "\n".join(filter(None, [title, plan.command, "", table, "", unknown, summary]))
+
+
+_IDLE = " (no command of this machine is at it)"
+
+
+def _detail(one: CellStatus) -> str:
+    """Return how far a cell is, or why it failed and where its log is."""
+    if one.stage != "failed":
+        return one.detail
+    lines = textwrap.wrap(first_line(one.detail), 80, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*lines, *([f"log: {short(one.log)}"] if one.log else [])])
 
 
 def raise_failures(cells: Sequence[Planned], results: Sequence[Outcome | Exception]) -> None:

@@ -113,7 +113,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if os.environ.pop(TIED, ""):
         threading.Thread(target=_watch_parent, daemon=True).start()
-    sys.exit(run_file(Path(sys.argv[1])))
+    try:
+        sys.exit(run_file(Path(sys.argv[1])))
+    except KeyboardInterrupt:  # before or after what is told in the log
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 import time
 from collections import Counter
@@ -13,11 +14,12 @@ import click
 
 from uss_bench import progress
 from uss_bench.launch.launcher import Stage, Task
-from uss_bench.launch.reporting import read_now
+from uss_bench.launch.reporting import duration, read_now
 from uss_bench.launch.stored import Progress
 
 _REFRESH_S = 0.5
-_COLOURS: Mapping[Stage, str] = {
+_COLOURS: Mapping[str, str] = {
+    "planned": "bright_black",
     "queued": "bright_black",
     "running": "cyan",
     "done": "green",
@@ -72,9 +74,9 @@ class View:
             self._since[task.id] = time.monotonic()
             message = ""
             if state.stage == "running" and not self._live:
-                message = f"{task.label}: started on {state.place}"
+                message = f"{task.label}: started{on(state.place)}"
             elif state.stage == "done":
-                message = f"{task.label}: done in {_duration(took)}"
+                message = f"{task.label}: done in {duration(took)}"
             elif state.stage in ("failed", "lost"):
                 message = f"{task.label}: failed. {first_line(state.reason)} (log: {short(task.log)})"
             if message:
@@ -95,7 +97,7 @@ class View:
             f"{counts['queued']} queued",
             *([click.style(f"{failed} failed", fg="red")] if failed else []),
         ]
-        elapsed = _duration(time.monotonic() - self._started)
+        elapsed = duration(time.monotonic() - self._started)
         lines = ["", f"{cells} cells: {', '.join(parts)} · {elapsed}"]
         running = [task for task in self._tasks if self._seen.get(task.id) == "running"]
         room = max(1, height - 5)
@@ -105,7 +107,7 @@ class View:
             attempt = known[task.id].attempts
             facts = [
                 str(now) if now else "starting",
-                _duration(time.monotonic() - self._since[task.id]),
+                duration(time.monotonic() - self._since[task.id]),
                 *([f"attempt {attempt}"] if attempt > 1 else []),
             ]
             text = f"  {task.label:<{label_width}}  {' · '.join(facts)}"
@@ -120,6 +122,11 @@ class View:
             self._lines = 0
 
 
+def on(place: str) -> str:
+    """Say where something runs, unless that is this machine."""
+    return "" if place in ("", socket.gethostname()) else f" on {place}"
+
+
 def first_line(text: str) -> str:
     return text.partition("\n")[0]
 
@@ -132,13 +139,4 @@ def short(path: Path) -> Path:
 
 def styled(stage: str) -> str:
     """Return a stage in its colour."""
-    return click.style(stage, fg=_COLOURS.get(stage))  # type: ignore[call-overload]
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
+    return click.style(stage, fg=_COLOURS.get(stage))

@@ -1,0 +1,159 @@
+"""How far the plans of a results folder are, as anybody who sees the folder can tell."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from uss_bench.errors import DataError, UssBenchError
+from uss_bench.launch.launcher import Launcher, State, Task
+from uss_bench.launch.launchers import find_launcher
+from uss_bench.launch.reporting import duration, read_now
+from uss_bench.launch.stored import PlanFolder, PlannedTask, Progress, StoredPlan
+from uss_bench.locking import is_locked
+from uss_bench.record_files import read_record
+from uss_bench.workspace import FOLDER as WORK
+
+Stage = Literal["planned", "queued", "running", "done", "failed"]
+STAGES: tuple[Stage, ...] = ("done", "running", "queued", "planned", "failed")
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """How far a cell is, or an extraction."""
+
+    label: str
+    stage: Stage
+    detail: str = ""
+    """How far it is, or why it failed."""
+    log: Path | None = None
+    """What its process printed, where there is such a file."""
+
+
+@dataclass(frozen=True)
+class PlanStatus:
+    """How far a plan is."""
+
+    folder: PlanFolder
+    plan: StoredPlan
+    at_work: bool
+    """Whether a command runs it now, as far as can be seen from this machine."""
+    extractions: list[CellStatus]
+    cells: list[CellStatus]
+    unknown: str = ""
+    """Why the launcher could not be asked."""
+
+    @property
+    def counts(self) -> Counter[Stage]:
+        """How many cells there are in each stage."""
+        return Counter(cell.stage for cell in self.cells)
+
+    @property
+    def finished(self) -> bool:
+        return self.counts["done"] == len(self.cells)
+
+
+def plan_status(folder: PlanFolder) -> PlanStatus:
+    """Find out how far a plan is.
+
+    Raises:
+        DataError: when the plan cannot be read.
+    """
+    plan = folder.read()
+    at_work = folder.is_at_work
+    states = folder.read_states()
+    said, unknown = _ask(folder, plan)
+    extractions = [_of_extraction(task, at_work, states, said) for task in plan.extractions]
+    cells = [_of_cell(cell, folder, at_work, states, said) for cell in plan.cells]
+    return PlanStatus(folder, plan, at_work, extractions, cells, unknown)
+
+
+def launcher_of(folder: PlanFolder, plan: StoredPlan) -> Launcher | None:
+    """Make a plan's launcher again; None where tasks end with the command that started them.
+
+    Raises:
+        UsageError: when the launcher is not there any more, or something that it needs.
+    """
+    if plan.launcher in ("", "local"):
+        return None
+    return find_launcher(plan.launcher).make(folder.path, plan.jobs, plan.options)
+
+
+def _ask(folder: PlanFolder, plan: StoredPlan) -> tuple[Mapping[str, State], str]:
+    """Ask the launcher of a plan, where there is one that knows more than this machine."""
+    try:
+        launcher = launcher_of(folder, plan)
+        return (launcher.poll(plan.tasks) if launcher is not None else {}), ""
+    except UssBenchError as error:
+        return {}, error.what
+
+
+def _of_extraction(
+    task: Task, at_work: bool, states: Mapping[str, Progress], said: Mapping[str, State]
+) -> CellStatus:
+    state = said.get(task.id) or (states[task.id].state if task.id in states else None)
+    ended = task.ended()
+    if ended is not None:
+        state = ended
+    if state is None or (state.stage in ("queued", "running") and not at_work and task.id not in said):
+        return CellStatus(task.label, "planned")
+    return _told(task.label, state, task)
+
+
+def _of_cell(
+    cell: PlannedTask,
+    folder: PlanFolder,
+    at_work: bool,
+    states: Mapping[str, Progress],
+    said: Mapping[str, State],
+) -> CellStatus:
+    record = folder.out / cell.record
+    file = folder.path / f"{record.stem}.task"
+    if record.exists():
+        return CellStatus(cell.label, "done")
+    if is_locked(record.parent / WORK / record.stem / "lock"):
+        return CellStatus(cell.label, "running", _how_far(file), _log(file))
+    asked = said.get(file.stem)
+    known = states[file.stem].state if file.stem in states else None
+    for state in (asked, known if at_work else None):
+        if state is not None and state.stage in ("queued", "running"):
+            return _told(cell.label, state, cell.task)
+    if reason := _recorded_reason(record.with_suffix(".failed.json"), folder, at_work):
+        return CellStatus(cell.label, "failed", reason, _log(file))
+    for state in (asked, known):
+        if state is not None and state.stage in ("failed", "lost"):
+            return _told(cell.label, state, cell.task)
+    return CellStatus(cell.label, "queued" if at_work else "planned")
+
+
+def _told(label: str, state: State, task: Task | None) -> CellStatus:
+    file = Path(task.file) if task is not None else None
+    if state.stage == "running":
+        detail = " · ".join(filter(None, [_how_far(file) if file else "", state.place, state.reason]))
+        return CellStatus(label, "running", detail, _log(file))
+    if state.stage in ("failed", "lost"):
+        return CellStatus(label, "failed", state.reason, _log(file))
+    return CellStatus(label, "done" if state.stage == "done" else "queued", state.reason)
+
+
+def _how_far(file: Path) -> str:
+    now = read_now(file)
+    return f"{now} · {duration(time.time() - now.started)}" if now else ""
+
+
+def _log(file: Path | None) -> Path | None:
+    log = file.with_suffix(".log") if file is not None else None
+    return log if log is not None and log.exists() else None
+
+
+def _recorded_reason(path: Path, folder: PlanFolder, at_work: bool) -> str:
+    """Return why a cell failed, by its record; '' if there is none, or it is older than the plan at work."""
+    with contextlib.suppress(OSError, DataError):
+        if not at_work or path.stat().st_mtime >= (folder.path / "plan").stat().st_mtime:
+            return read_record(path).reason
+    return ""
