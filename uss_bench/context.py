@@ -31,6 +31,7 @@ from uss_bench.provenance import processor
 from uss_bench.records import Phase
 from uss_bench.snapshots import read_snapshot, restore, save_snapshot
 from uss_bench.specs import facets_of
+from uss_bench.workspace import SNAPSHOT
 
 T = TypeVar("T")
 
@@ -145,7 +146,7 @@ class RunContext(Context):
         return progress.track(iterable, total=total, label=label)
 
     def steps(self, total: int, /, *, label: str = "training", **keep: Kept) -> Iterator[int]:
-        path = self.scratch / f"training-{self._loops}.snapshot"
+        path = self.scratch / f"training-{self._loops}{SNAPSHOT}"
         self._loops += 1
         first = self._resume(path, keep)
         with progress.bar(total=total, label=label) as bar:

@@ -19,6 +19,9 @@ from uss_bench.locking import is_locked, locked
 from uss_bench.record_files import record_path
 from uss_bench.records import Cell
 
+SNAPSHOT = ".snapshot"
+"""What the names of snapshots of training end with."""
+
 FOLDER = ".work"
 """Of a dataset's results, where its cells at work have their folders."""
 
@@ -49,7 +52,9 @@ class Workspace:
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
-        """Hold the cell, waiting for whoever holds it; at the end the folder goes if the record is there.
+        """Hold the cell, waiting for whoever holds it.
+
+        At the end the folder goes, unless there is work in it that a later run can go on with.
 
         Raises:
             DataError: when the results folder cannot be written.
@@ -62,11 +67,13 @@ class Workspace:
                     f"Results cannot be written to {self.record.parent}: {error.strerror}.",
                     hint="Choose another folder with --out.",
                 ) from None
-            yield
-            if self.record.exists():  # only then: whoever waits for a lock that is gone finds the record
-                shutil.rmtree(self.folder, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    self.folder.parent.rmdir()  # when it was the last
+            try:
+                yield
+            finally:
+                if self.record.exists() or not any(self.folder.glob(f"*{SNAPSHOT}")):
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                    with contextlib.suppress(OSError):
+                        self.folder.parent.rmdir()  # when it was the last
 
     def _lock_in(self, stack: contextlib.ExitStack) -> None:
         while True:
