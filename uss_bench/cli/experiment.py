@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -13,10 +13,7 @@ from uss_bench.cli.options import collect_data, data_options, dataset_options, o
 from uss_bench.errors import UsageError
 from uss_bench.launch.launchers import find_launcher, launcher_options
 from uss_bench.launch.plan_file import RunTable
-from uss_bench.launch.work import Execution, here
-
-if TYPE_CHECKING:
-    from uss_bench.launch.start import Start
+from uss_bench.launch.work import Execution, Start, here
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -70,8 +67,6 @@ def experiment_options(*, seeds: int, several: bool = False) -> Callable[[C], C]
 
 
 def _experiment(values: dict[str, Any]) -> Experiment:
-    from uss_bench.launch.start import Start
-
     root, weights = values.pop("root"), values.pop("weights")
     table = RunTable(
         dataset=_names(values.pop("dataset")),

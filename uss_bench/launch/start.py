@@ -7,9 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,31 +21,11 @@ from uss_bench.launch.running import CellRunner
 from uss_bench.launch.session import Session, taken
 from uss_bench.launch.stored import PlanFolder, PlannedTask, StoredPlan, now
 from uss_bench.launch.view import View, first_line, short
-from uss_bench.launch.work import Execution
+from uss_bench.launch.work import LOCAL, Execution, Start
 from uss_bench.pictures import draw_missing
 from uss_bench.record_files import read_record
 from uss_bench.records import stem
 from uss_bench.runner import Outcome
-
-LOCAL = "local"
-
-
-@dataclass(frozen=True)
-class Start:
-    """Who runs the cells of a plan."""
-
-    launcher: str | None = None
-    """A launcher's name; None for this process, or ``local`` with more than one job."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    jobs: int | None = None
-    """How many cells may run at a time."""
-    retries: int = 2
-    """How often a cell whose process dies is started again."""
-
-    @property
-    def name(self) -> str | None:
-        """The launcher's name, None when cells run in this process."""
-        return self.launcher or (LOCAL if (self.jobs or 1) > 1 else None)
 
 
 def run_cells(

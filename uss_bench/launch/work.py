@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,9 @@ from uss_bench.specs import JSON_ERRORS, Name
 
 if TYPE_CHECKING:
     from uss_bench.setup import Request
+
+LOCAL = "local"
+"""The launcher of this machine's processes."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 _VARIABLES = (CACHE_VARIABLE, ENVIRONMENT_VARIABLE)
@@ -101,6 +105,24 @@ class Execution(_Part, frozen=True):
                 hint="Start it in a folder that all machines see under the same path.",
             ) from None
         os.environ.update({name: self.variables[name] for name in _VARIABLES if name in self.variables})
+
+
+@dataclass(frozen=True)
+class Start:
+    """Who runs the cells of a plan."""
+
+    launcher: str | None = None
+    """A launcher's name; None for this process, or ``local`` with more than one job."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    jobs: int | None = None
+    """How many cells may run at a time."""
+    retries: int = 2
+    """How often a cell whose process dies is started again."""
+
+    @property
+    def name(self) -> str | None:
+        """The launcher's name, None when cells run in this process."""
+        return self.launcher or (LOCAL if (self.jobs or 1) > 1 else None)
 
 
 def here() -> dict[str, Any]:
