@@ -110,8 +110,10 @@ def status_text(status: PlanStatus, *, brief: bool) -> str:
     shown = [*(one for one in status.extractions if one.stage != "done"), *status.cells]
     rows = [(one.label, styled(one.stage), _detail(one)) for one in shown]
     table = tabulate(rows, headers=["cell", "state", ""], disable_numparse=True)
-    unknown = f"The launcher could not be asked: {status.unknown}" if status.unknown else ""
-    return "\n".join(filter(None, [title, plan.command, "", table, "", unknown, summary]))
+    lines = [title, plan.command, "", table, ""]
+    if status.unknown:
+        lines.append(f"The launcher could not be asked: {status.unknown}")
+    return "\n".join([*lines, summary])
 
 
 _IDLE = " (no command of this machine is at it)"

@@ -45,6 +45,7 @@ class View:
         self._started = time.monotonic()
         self._seen: dict[str, Stage] = {}
         self._since: dict[str, float] = {}
+        self._heard_of: set[str] = set()
 
     def __enter__(self) -> View:
         return self
@@ -104,9 +105,11 @@ class View:
         label_width = max((len(task.label) for task in running), default=0)
         for task in running[:room]:
             now = read_now(Path(task.file))
+            if now is not None:
+                self._heard_of.add(task.id)
             attempt = known[task.id].attempts
             facts = [
-                str(now) if now else "starting",
+                str(now) if now else "ending" if task.id in self._heard_of else "starting",
                 duration(time.monotonic() - self._since[task.id]),
                 *([f"attempt {attempt}"] if attempt > 1 else []),
             ]
