@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from running import PLUGINS, SMALL
 
 from uss_bench.cli.rerun_command import read_recipe
 from uss_bench.errors import DataError, UsageError
 from uss_bench.launch.plan_file import read_plan
-from uss_bench.launch.planning import tell_apart
+from uss_bench.launch.planning import plan_cells, tell_apart
 from uss_bench.launch.stored import stored_plans
 from uss_bench.launch.work import CellSpec, Execution, command_line
 from uss_bench.record_files import read_record, record_files
@@ -79,6 +80,28 @@ def test_cells_are_called_by_what_tells_them_apart(tmp_path):
     _, asked = read_plan(written(tmp_path), Registry())
     assert tell_apart([one.spec for one in asked])[1] == "smooseg, toy3, steps=7"
     assert tell_apart([asked[0].spec, asked[2].spec]) == ["", ""], "they differ in the seed"
+
+
+def test_cells_are_called_by_their_datasets_name_and_by_its_place_only_where_that_is_needed(tmp_path):
+    def settings(*roots: str) -> list[str]:
+        for root in roots:
+            for split in ("train", "test"):
+                folder = tmp_path / root / "images" / split
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 40)).save(folder / "one.png")
+        tables = [
+            f'[[runs]]\nmethod = "random"\ndataset = "folder"\nset.clusters = 2\nroot = "{tmp_path / root}"'
+            for root in roots
+        ]
+        _, asked = read_plan(written(tmp_path, "\n".join(tables)), Registry())
+        return [one.setting for one in plan_cells(asked, Registry())]
+
+    assert settings("street", "field") == ["street", "field"]
+    # Two folders of one name, with other images.
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "street" / "images" / "train" / "two.png")
+    assert settings("street", "far/street") == [
+        f"root={tmp_path / root}" for root in ("street", "far/street")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -57,18 +57,40 @@ def plan_cells(asked: Sequence[Asked], registry: Registry) -> list[Planned]:
         DataError: when data or weights are missing or wrong.
     """
     loaded = Loaded()
-    setups: dict[bytes, Setup] = {}
-    planned: dict[tuple[str, str], Planned] = {}
-    for one, told in zip(asked, tell_apart([one.spec for one in asked]), strict=True):
-        spec = one.spec
-        key = msgspec.json.encode(msgspec.structs.replace(spec, seed=0, notes=[], labels_used=[]))
-        if key not in setups:
+    known: dict[bytes, Setup] = {}
+    setups: list[Setup] = []
+    for one in asked:
+        key = msgspec.json.encode(msgspec.structs.replace(one.spec, seed=0, notes=[], labels_used=[]))
+        if key not in known:
             with _at(one.place):
-                setups[key] = resolve(spec.request(), registry, loaded)
-        cell = setups[key].cell(spec.seed)
+                known[key] = resolve(one.spec.request(), registry, loaded)
+        setups.append(known[key])
+    planned: dict[tuple[str, str], Planned] = {}
+    for one, setup, told in zip(asked, setups, _settings(asked, setups), strict=True):
+        cell = setup.cell(one.spec.seed)
         setting = one.setting or told
-        planned.setdefault((setting, cell.id), Planned(setting, spec, setups[key], cell))
+        planned.setdefault((setting, cell.id), Planned(setting, one.spec, setup, cell))
     return list(planned.values())
+
+
+def _settings(asked: Sequence[Asked], setups: Sequence[Setup]) -> list[str]:
+    """Tell cells apart by what datasets and backbones call themselves; where that is not enough, by all."""
+    named = [
+        msgspec.structs.replace(
+            one.spec,
+            dataset=setup.dataset.name,
+            data={},
+            backbone=one.spec.backbone and setup.backbone.name,
+            weights=None,
+            backbone_name=None,
+        )
+        for one, setup in zip(asked, setups, strict=True)
+    ]
+    short = tell_apart(named)
+    meant = {(text, setup.cell(0).id) for text, setup in zip(short, setups, strict=True)}
+    if len(meant) == len(set(short)):
+        return short
+    return tell_apart([one.spec for one in asked])
 
 
 @contextlib.contextmanager
