@@ -177,23 +177,21 @@ def test_two_commands_do_not_run_one_plan(folder, task):
 
 def test_a_process_ends_when_whoever_started_it_is_gone(tmp_path):
     code = (
-        "import sys, time; from uss_bench.launch import task; task.read_work = lambda path: time.sleep(60);"
-        "sys.argv[1:] = [sys.argv[1]]; print('up', flush=True); task.main()"
+        "import time; from uss_bench.launch import task;"
+        "task.read_work = lambda path: print('at work', flush=True) or time.sleep(60); task.main()"
     )
-    process = subprocess.Popen(
+    log = tmp_path / "a.log"
+    with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "a.task")],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
         env={**os.environ, "USS_BENCH_TIED": "1"},
         start_new_session=True,
-    )
-    assert process.stdout.readline() == b"up\n"
-    while not (tmp_path / "a.log").exists() or not (tmp_path / "a.log").read_text():
-        time.sleep(0.02)
-    process.stdin.close()
-    assert process.wait(10) == 130
-    assert "Interrupted." in (tmp_path / "a.log").read_text()
-    process.stdout.close()
+    ) as process:
+        while not log.exists() or "at work" not in log.read_text():
+            time.sleep(0.02)
+        process.stdin.close()
+        assert process.wait(20) == 130
+    assert "Interrupted." in log.read_text()
 
 
 def test_gpus_are_dealt_out_to_those_that_ask_for_one(folder, task, monkeypatch, tmp_path):
