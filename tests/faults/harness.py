@@ -161,8 +161,8 @@ class Bench:
         return self.start(arguments, place, *prelude, **environment).finish()
 
     def cell(self, place: Place, *prelude: tuple[str, dict[str, Any]], more: Sequence[str] = ()) -> Child:
-        """Start the cell of these tests."""
-        return self.start([*CELL, *more, "--out", place.out], place, *prelude)
+        """Start the cell of these tests, which keeps its training after every step."""
+        return self.start([*CELL, "--snapshot-every", "0", *more, "--out", place.out], place, *prelude)
 
     def ask(self, request: dict[str, Any]) -> Any:
         assert self._server.stdin is not None

@@ -40,10 +40,6 @@ def warm_up() -> None:
     import uss_bench.runner
     import uss_bench.setup
     import uss_bench.summary
-
-    # A snapshot after every step, so that training is gone on with from wherever it was killed.
-    uss_bench.runner.run_cell.__kwdefaults__["snapshot_seconds"] = 0.0
-
     from uss_bench.crf import refine
     from uss_bench.plots import style
 
