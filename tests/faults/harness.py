@@ -143,6 +143,7 @@ class Bench:
         """Start ``uss-bench`` with these arguments, the cache of `place`, and faults of `preludes.py`."""
         self._count += 1
         said = self.folder / f"said-{self._count:05d}.txt"
+        said.touch()  # a child may be killed before it opens it
         request = {
             "argv": [str(one) for one in arguments],
             "env": place.make().environment() | environment,
