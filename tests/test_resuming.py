@@ -10,6 +10,7 @@ import torch
 from fakes import FakePool
 from torch import nn
 
+from uss_bench import progress
 from uss_bench.context import RunContext
 from uss_bench.errors import ContractError, DataError
 from uss_bench.locking import locked
@@ -145,7 +146,8 @@ def kept_by_dino(cell):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "checkpoint"])
-def test_a_damaged_snapshot_costs_time_and_nothing_else(run, kill, damage, capsys):
+def test_a_damaged_snapshot_costs_time_and_nothing_else(run, kill, damage, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_quiet", False)  # an earlier command may have asked for quiet
     cell = Cell(run, "smooseg")
     whole = cell("whole")
     kill(6)
