@@ -9,9 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pytest
+
 FULL = bool(os.environ.get("USS_BENCH_FAULTS"))
 """Whether all faults are tried, as ``nox -s faults`` does, or a few, as in every run of the tests."""
 SEED = int(os.environ.get("USS_BENCH_FAULTS_SEED", "0"))
+
+
+full_only = pytest.mark.skipif(not FULL, reason="takes longer than the others: nox -s faults")
 
 
 def share(full: int, few: int) -> int:

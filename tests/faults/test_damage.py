@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness import CELL, Bench, Place, Truth, check_sound
-from tally import FULL, Tally, generator
+from tally import FULL, Tally, full_only, generator
 from writers import PLUGIN, WRITERS, Source
 
 DAMAGES = ("truncated", "with a bit flipped", "empty")
@@ -40,7 +40,7 @@ def choices(kind: str, full: int) -> list[tuple[str, int]]:
     return every if FULL else generator(kind).sample(every, 1)
 
 
-@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("name", CACHED if FULL else ["sidecars of shards"])
 def test_what_is_cached_is_made_again(
     bench: Bench, truth: Truth, tally: Tally, source: Source, tmp_path: Path, name: str
 ) -> None:
@@ -56,7 +56,7 @@ def test_what_is_cached_is_made_again(
     tally.check(kind)
 
 
-@pytest.mark.parametrize("name", AT_WORK)
+@pytest.mark.parametrize("name", AT_WORK if FULL else ["snapshots of training"])
 def test_what_a_killed_run_left_is_used_or_made_again(
     bench: Bench, truth: Truth, tally: Tally, tmp_path: Path, name: str
 ) -> None:
@@ -73,6 +73,7 @@ def test_what_a_killed_run_left_is_used_or_made_again(
     tally.check(kind)
 
 
+@full_only
 @pytest.mark.parametrize("suffix", [".json", ".npz", ".safetensors"])
 def test_a_record_is_named(
     bench: Bench, truth: Truth, tally: Tally, source: Source, tmp_path: Path, suffix: str
@@ -105,6 +106,7 @@ def test_a_record_is_named(
     tally.check(kind)
 
 
+@full_only
 @pytest.mark.parametrize("name", ["plan.toml", "golden.json", "dino-tiny-s0.npz"])
 def test_a_golden_file_is_named(
     bench: Bench, tally: Tally, source: Source, tmp_path: Path, name: str
@@ -129,6 +131,7 @@ def test_a_golden_file_is_named(
     tally.check(kind)
 
 
+@full_only
 def test_weights_and_images_are_named(bench: Bench, tally: Tally, source: Source, tmp_path: Path) -> None:
     """Through the command; that readers stand any bytes is what the fuzz tests show."""
     import safetensors.torch

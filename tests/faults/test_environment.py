@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 from harness import CELL, Bench, Ended, Place, Truth, check_sound
-from tally import Tally, generator, share
+from tally import Tally, full_only, generator
 
 from uss_bench.record_files import record_files
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
+@full_only
 def test_too_little_memory(bench: Bench, truth: Truth, tally: Tally, tmp_path: Path) -> None:
     """Each run may take so many megabytes more than it starts with: too few, until it is enough."""
     kind = "too little memory"
-    for megabytes in (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)[:: share(1, 6)]:
+    for megabytes in (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128):
         place = Place(tmp_path / str(megabytes))
         with tally.fault(kind, f"{megabytes} MB"):
             ended = bench.cell(place, ("limit_memory", {"extra": megabytes << 20})).finish()
@@ -33,6 +34,7 @@ def test_too_little_memory(bench: Bench, truth: Truth, tally: Tally, tmp_path: P
     tally.check(kind)
 
 
+@full_only
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (Debian: apt install libfaketime)")
 def test_a_clock_that_goes_backwards(truth: Truth, tally: Tally, tmp_path: Path) -> None:
     """The wall clock jumps back by hours while the cell runs, and while it is gone on with."""
@@ -47,7 +49,7 @@ def test_a_clock_that_goes_backwards(truth: Truth, tally: Tally, tmp_path: Path)
         "NO_FAKE_STAT": "1",
     }
     with Bench(tmp_path, **environment) as bench:
-        for number in range(share(10, 1)):
+        for number in range(10):
             place = Place(tmp_path / f"cell-{number}")
             with tally.fault(kind, f"cell {number}"):
                 child = bench.cell(place)
@@ -75,13 +77,14 @@ def workers_of(pid: int) -> list[int]:
     return found
 
 
+@full_only
 @pytest.mark.parametrize(("what", "number"), [("dies", signal.SIGKILL), ("hangs", signal.SIGSTOP)])
 def test_a_worker_of_the_crf(
     bench: Bench, truth: Truth, tally: Tally, tmp_path: Path, what: str, number: signal.Signals
 ) -> None:
     """The images that it held are refined by the command itself, which the record then says."""
     kind = f"a CRF worker that {what}"
-    for trial in range(share(5, 1)):
+    for trial in range(5):
         place = Place(tmp_path / str(trial))
         with tally.fault(kind, str(trial)):
             child = bench.start([*CELL, "--workers", 2, "--out", place.out], place, ("impatient_crf", {}))
@@ -100,6 +103,7 @@ def test_a_worker_of_the_crf(
     tally.check(kind)
 
 
+@full_only
 def test_more_clusters_than_patches(bench: Bench, tally: Tally, tmp_path: Path) -> None:
     kind = "more clusters than patches"
     for method in ("dino", "stego", "smooseg", "ds2dl"):

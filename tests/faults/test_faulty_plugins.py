@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness import HERE, PLUGINS, Bench, Ended, Place, check_sound, without_time
-from tally import FULL, Tally, generator
+from tally import FULL, Tally, full_only, generator
 
 from uss_bench.record_files import read_record, record_files
 from uss_bench.records import RunRecord
@@ -89,7 +89,7 @@ def test_a_plugin_that_goes_wrong(
     sound = Place(tmp_path / "sound")
     run(bench, sound, names, "").check_done()
     expected = only_record(sound)
-    for fault in faults if FULL else generator(what).sample(faults, 2):
+    for fault in faults if FULL else generator(what).sample(faults, 1):
         place = Place(tmp_path / fault.replace(" ", "-").replace(":", "-"))
         with tally.fault(kind, fault):
             ended = run(bench, place, names, fault)
@@ -102,6 +102,7 @@ def test_a_plugin_that_goes_wrong(
     tally.check(kind)
 
 
+@full_only
 def test_a_plugin_that_ends_the_process(bench: Bench, tally: Tally, tmp_path: Path) -> None:
     """Nobody is left to say so; the exit code is the plugin's, there is no record, and nothing is lost."""
     kind = "a method that ends the process"
@@ -115,6 +116,7 @@ def test_a_plugin_that_ends_the_process(bench: Bench, tally: Tally, tmp_path: Pa
     tally.check(kind)
 
 
+@full_only
 def test_a_plugin_that_prints_megabytes(bench: Bench, tally: Tally, tmp_path: Path) -> None:
     kind = "a method that prints 40 MB"
     for place_of_fault in ("train", "embed"):
@@ -125,6 +127,7 @@ def test_a_plugin_that_prints_megabytes(bench: Bench, tally: Tally, tmp_path: Pa
     tally.check(kind)
 
 
+@full_only
 def test_a_plugin_that_hangs(bench: Bench, tally: Tally, tmp_path: Path) -> None:
     """It is ended by the user with Ctrl-C; the cell can then be run."""
     kind = "a method that hangs, ended by Ctrl-C"
@@ -146,7 +149,7 @@ def test_a_plugin_that_hangs(bench: Bench, tally: Tally, tmp_path: Path) -> None
     tally.check(kind)
 
 
-@pytest.mark.skipif(not FULL, reason="starts processes that nothing has warmed; nox -s faults")
+@full_only
 def test_a_plugin_that_ends_a_job(bench: Bench, tally: Tally, tmp_path: Path) -> None:
     """With --jobs somebody is left to say so."""
     kind = "a method that ends the process of a job of --jobs 2"

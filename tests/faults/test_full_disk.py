@@ -25,7 +25,7 @@ def check_whole(place: Place) -> None:
     assert not left, f"half-written: {left}"
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", WRITERS if FULL else ["run", "predict"])
 def test_at_every_change_of_a_file(
     bench: Bench, truth: Truth, tally: Tally, small_disk: Disk, source: Source, tmp_path: Path, name: str
 ) -> None:

@@ -15,7 +15,7 @@ KIND = "Ctrl-C at a random moment of a cell"
 def test_at_random_moments(bench: Bench, truth: Truth, tally: Tally, tmp_path: Path) -> None:
     moments = generator("interrupts")
     number = 0
-    while tally.tried[KIND] < share(40, 2):
+    while tally.tried[KIND] < share(40, 1):
         place = Place(tmp_path / f"cell-{number}")
         number += 1
         child = bench.cell(place, ("interrupt_normally", {}))

@@ -18,7 +18,7 @@ def test_at_random_moments(bench: Bench, truth: Truth, tally: Tally, tmp_path: P
     """Cells are killed up to four times in a row, the resumed ones too, and then left to end."""
     moments = generator("moments")
     kills = number = 0
-    while kills < share(200, 3):
+    while kills < share(200, 2):
         place = Place(tmp_path / f"cell-{number}")
         number += 1
         for _ in range(IN_A_ROW):
@@ -40,7 +40,7 @@ def test_at_random_moments(bench: Bench, truth: Truth, tally: Tally, tmp_path: P
 def test_before_each_change_of_a_file(bench: Bench, truth: Truth, tally: Tally, tmp_path: Path) -> None:
     """Every state of the files that a run passes through is once what a resumed run finds."""
     every = range(1, len(truth.writes) + 1)
-    for number in every if FULL else generator("writes").sample(every, 3):
+    for number in every if FULL else generator("writes").sample(every, 2):
         place = Place(tmp_path / f"write-{number}")
         with tally.fault(AT_WRITES, f"{number}: {truth.writes[number - 1]}"):
             fatal = ("die_before_write", {"roots": place.roots, "number": number})

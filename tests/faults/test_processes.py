@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 from harness import CELL, Bench, Child, Place, Truth, check_sound
-from tally import Tally, generator, share
+from tally import Tally, full_only, generator, share
 
 from uss_bench.record_files import read_record, record_files
 
 
+@full_only
 @pytest.mark.parametrize("count", [2, 8])
 def test_on_one_cell(bench: Bench, truth: Truth, tally: Tally, tmp_path: Path, count: int) -> None:
     kind = f"{count} processes on one cell and one store"
-    for number in range(share(10, 1) if count == 2 else share(5, 0)):
+    for number in range(10 if count == 2 else 5):
         place = Place(tmp_path / str(number))
         with tally.fault(kind, str(number)):
             children = [bench.cell(place) for _ in range(count)]
@@ -25,8 +26,7 @@ def test_on_one_cell(bench: Bench, truth: Truth, tally: Tally, tmp_path: Path, c
             truth.check_same(place)
             (path,) = record_files(place.out)
             assert read_record(path).encoded_items == truth.record.encoded_items, "features came twice"
-    if kind in tally.tried:
-        tally.check(kind)
+    tally.check(kind)
 
 
 def test_on_one_cell_while_the_first_is_killed(
@@ -47,13 +47,14 @@ def test_on_one_cell_while_the_first_is_killed(
     tally.check(kind)
 
 
+@full_only
 @pytest.mark.parametrize("count", [2, 8])
 def test_of_several_cells_on_one_store(
     bench: Bench, truth: Truth, tally: Tally, tmp_path: Path, count: int
 ) -> None:
     """Cells that differ in the seed share features; together they encode what one alone would."""
     kind = f"{count} processes with cells of their own on one store"
-    for number in range(share(5, 1) if count == 2 else share(3, 0)):
+    for number in range(5 if count == 2 else 3):
         place = Place(tmp_path / str(number))
         with tally.fault(kind, str(number)):
             children: list[Child] = [
@@ -65,5 +66,4 @@ def test_of_several_cells_on_one_store(
             assert sorted(one.cell.seed for one in records) == list(range(count))
             check_sound(place)
             assert sum(one.encoded_items for one in records) == truth.record.encoded_items
-    if kind in tally.tried:
-        tally.check(kind)
+    tally.check(kind)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from disks import Disk
 from harness import CELL, PLUGINS, Bench, Place, Truth, check_sound
-from tally import Tally
+from tally import FULL, Tally, full_only
 from writers import WRITERS, Source
 
 from uss_bench.record_files import read_record, record_files
@@ -19,7 +19,7 @@ from uss_bench.record_files import read_record, record_files
 NOBODY = 65534
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", WRITERS if FULL else ["run"])
 def test_on_a_read_only_disk(
     bench: Bench, truth: Truth, tally: Tally, small_disk: Disk, source: Source, name: str
 ) -> None:
@@ -39,6 +39,7 @@ def test_on_a_read_only_disk(
     tally.check(kind)
 
 
+@full_only
 def test_with_a_read_only_cache(bench: Bench, tally: Tally, small_disk: Disk, tmp_path: Path) -> None:
     """Features are then streamed, and the command says so."""
     kind = "read-only cache"
@@ -63,6 +64,7 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@full_only
 @pytest.mark.parametrize("what", ["results", "cache"])
 def test_without_permission(bench: Bench, truth: Truth, tally: Tally, open_folder: Path, what: str) -> None:
     """Root is bound by no permission, so the command gives root up."""
