@@ -26,6 +26,7 @@ from uss_bench.attribution import (
 from uss_bench.collection import Entry, Setting
 from uss_bench.errors import DataError
 from uss_bench.records import Refinement, ScoreRow
+from uss_bench.specs import JSON_ERRORS
 
 _CONFUSIONS = 3
 _LEAST_SHOWN = 0.02
@@ -102,7 +103,7 @@ def _probe(entry: Entry, refinement: Refinement) -> Rung | None:
         return None
     try:
         result = msgspec.json.decode(path.read_bytes(), type=_Probe)
-    except msgspec.DecodeError as error:
+    except (OSError, *JSON_ERRORS) as error:
         raise DataError(f"{path} is no probe's result: {error}.") from None
     if result.record != entry.record.id:
         raise DataError(

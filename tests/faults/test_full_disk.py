@@ -11,13 +11,19 @@ from harness import Bench, Place, Truth
 from tally import FULL, Tally, generator
 from writers import WRITERS, Source, Writer
 
+from uss_bench.shards import CHECKED
+
 PAGE = 4096
 
 
 def names(place: Place) -> set[str]:
-    """Return the files below a place, but for the temporary ones and the locks of the cache."""
+    """Return the files below a place, but for the cache's locks and notes of what was read in full."""
     paths = [path for folder in (place.out, place.cache) for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(place.root)) for path in paths if "lock" not in path.name}
+    return {
+        str(path.relative_to(place.root))
+        for path in paths
+        if not path.match("*lock") and path.name != CHECKED
+    }
 
 
 def check_whole(place: Place) -> None:

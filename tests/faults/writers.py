@@ -90,7 +90,7 @@ def _write_plan(source: Source, place: Place) -> None:
 
 PLUGIN = ("--plugin", PLUGINS)
 WRITERS: dict[str, Writer] = {
-    "run": Writer(lambda source, place: [*CELL, "--out", place.out]),
+    "run": Writer(lambda source, place: [*CELL, "--snapshot-every", "0", "--out", place.out]),
     "eval": Writer(
         lambda source, place: [
             *("eval", source.maps, "--dataset", "tiny", "--clusters", 2, "--out", place.out, *PLUGIN),
