@@ -47,7 +47,9 @@ def launched(tmp_path_factory, isolated) -> tuple[Path, subprocess.CompletedProc
     """A plan run with two jobs: its folder, and what the command said."""
     folder = tmp_path_factory.mktemp("launched")
     (folder / "mine.toml").write_text(PLAN.format(protocol=SMALL, diary="diary"))
-    return folder, python(MAIN, "run", "--plan", "mine.toml", "--jobs", 2, *HERE, cwd=folder)
+    with pytest.MonkeyPatch.context() as patch:  # a cache in which no other test has left these features
+        patch.setenv("USS_BENCH_CACHE", str(folder / "cache"))
+        return folder, python(MAIN, "run", "--plan", "mine.toml", "--jobs", 2, *HERE, cwd=folder)
 
 
 @pytest.fixture(scope="module")
