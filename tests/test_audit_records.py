@@ -146,6 +146,10 @@ def test_stale_code_is_wrong_and_an_unknown_method_is_a_note(tmp_path):
     a_record(tmp_path)
     ((weight, _, what),) = found(tmp_path, ds2dl="c0df")
     assert (weight, "stale" in what) == ("wrong", True)
+    _, (told,) = audit_records([tmp_path], {"ds2dl": "c0df"}, known_stale=["ds2dl"])
+    assert (told.weight, "stale" in told.what) == ("note", True), "known to be made again"
+    _, (told,) = audit_records([tmp_path], {"ds2dl": "c0df"}, known_stale=["stego"])
+    assert told.weight == "wrong"
     ((weight, _, what),) = found(tmp_path, other="c0df")
     assert (weight, "not installed" in what) == ("note", True)
     rewrite(next(tmp_path.glob("tiny/*.json")), notes=["label maps made elsewhere"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -41,16 +41,19 @@ _SCORE_TOLERANCE = 1e-3
 """In percent points: scores are kept with four decimals, and the last may round the other way."""
 
 
-def check_record(entry: Entry, code: Mapping[str, str]) -> Iterator[Finding]:
+def check_record(
+    entry: Entry, code: Mapping[str, str], known_stale: Collection[str] = ()
+) -> Iterator[Finding]:
     """Yield what is wrong with, or worth knowing of, one finished record.
 
     Args:
         code: digest of the code as it is now, by the names of the methods that are installed.
+        known_stale: methods whose stale records are a note, since they are still to be made again.
     """
     yield from _place(entry)
     yield from _protocol(entry)
     yield from _candidates(entry)
-    yield from _code(entry, code)
+    yield from _code(entry, code, known_stale)
     yield from _provenance(entry)
     yield from _state(entry)
     if entry.record.last is not None:
@@ -110,7 +113,7 @@ def _candidates(entry: Entry) -> Iterator[Finding]:
         )
 
 
-def _code(entry: Entry, code: Mapping[str, str]) -> Iterator[Finding]:
+def _code(entry: Entry, code: Mapping[str, str], known_stale: Collection[str]) -> Iterator[Finding]:
     method = entry.record.cell.method
     if EXTERNAL in entry.record.notes:
         return
@@ -119,7 +122,8 @@ def _code(entry: Entry, code: Mapping[str, str]) -> Iterator[Finding]:
             entry.path, f"method '{method.name}' is not installed, so nobody can say if it is stale", "–"
         )
     elif code[method.name] != method.code:
-        yield wrong(
+        tell = note if method.name in known_stale else wrong
+        yield tell(
             entry.path,
             f"stale: the code of '{method.name}' was {method.code} and is {code[method.name]}",
             AGAIN,

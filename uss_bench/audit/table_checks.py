@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,14 @@ from uss_bench.errors import DataError
 from uss_bench.record_files import read_record, record_files
 
 
-def audit_records(folders: Sequence[Path], code: Mapping[str, str]) -> tuple[int, list[Finding]]:
+def audit_records(
+    folders: Sequence[Path], code: Mapping[str, str], known_stale: Collection[str] = ()
+) -> tuple[int, list[Finding]]:
     """Check every record below `folders`, alone and against the others.
 
     Args:
         code: digest of the code as it is now, by the names of the methods that are installed.
+        known_stale: methods whose stale records are a note, since they are still to be made again.
 
     Returns:
         The number of records, failed runs included, and the findings, sorted by file.
@@ -38,7 +41,7 @@ def audit_records(folders: Sequence[Path], code: Mapping[str, str]) -> tuple[int
             findings.append(note(path, f"a run failed: {entry.record.reason}", "run it again, or delete it"))
             continue
         entries.append(entry)
-        findings += check_record(entry, code)
+        findings += check_record(entry, code, known_stale)
     findings += _orphans(folders, paths)
     findings += _twice(entries)
     findings += _backbones(entries)

@@ -114,9 +114,17 @@ def effects(registry: Registry, folders: tuple[Path, ...], form: Literal["table"
 
 @command.command("records", short_help="Check records and claims for consistency.")
 @records_option
+@click.option(
+    "--known-stale",
+    multiple=True,
+    metavar="METHOD",
+    help="Only note that this method's records are of older code: it is known. May be repeated.",
+)
 @common
 @click.pass_context
-def records(ctx: click.Context, registry: Registry, folders: tuple[Path, ...]) -> None:
+def records(
+    ctx: click.Context, registry: Registry, folders: tuple[Path, ...], known_stale: tuple[str, ...]
+) -> None:
     """Check every record, and the published claims, for consistency; exit with 1 if something is wrong.
 
     A record: its id, digests, schema, place, protocol, scores against its counts, candidates, code and
@@ -132,7 +140,7 @@ def records(ctx: click.Context, registry: Registry, folders: tuple[Path, ...]) -
     from uss_bench.provenance import code_hash
 
     code = {plugin.name: code_hash(plugin.folder) for plugin in registry.all("methods")}
-    number, findings = audit_records(folders, code)
+    number, findings = audit_records(folders, code, known_stale)
     if not number:
         raise UsageError(_NO_RECORDS.format(_listed(folders)), hint="Give their folder: --records DIR.")
     claims = load_claims()
