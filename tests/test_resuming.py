@@ -198,6 +198,19 @@ def test_a_cell_with_a_record_is_not_run_again(run, monkeypatch):
     assert cell().record == first.record
 
 
+@pytest.mark.parametrize("left", ["", "lock"])
+def test_what_a_kill_in_the_last_moment_left_is_tidied_up(run, left):
+    path = Cell(run, "dino")().path
+    workspace = Workspace.beside(path)
+    if left:
+        workspace.folder.mkdir(parents=True)
+        workspace.lock.touch()
+    else:
+        workspace.folder.parent.mkdir()
+    workspace.tidy()
+    assert not workspace.folder.parent.exists()
+
+
 def test_a_cell_at_work_is_busy(run, tmp_path):
     workspace = Cell(run, "dino").workspace()
     assert not workspace.is_busy()

@@ -86,9 +86,14 @@ class Workspace:
 
     def tidy(self) -> None:
         """Remove the folder of a finished cell, as after a run that was killed in its last moment."""
-        if self.record.exists() and self.folder.exists() and not self.is_busy():
+        if not self.record.exists() or self.is_busy():
+            return
+        if self.folder.exists():
             with self.claim():
                 """The folder goes at the end."""
+        else:
+            with contextlib.suppress(OSError):
+                self.folder.parent.rmdir()  # the very last that a kill can leave
 
     def forget(self) -> None:
         """Remove what a claimed folder holds of work done before."""
