@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,6 +211,22 @@ def test_what_a_kill_in_the_last_moment_left_is_tidied_up(run, left):
         workspace.folder.parent.mkdir()
     workspace.tidy()
     assert not workspace.folder.parent.exists()
+
+
+def test_a_folder_that_another_process_removes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    """That process finishes the same cell: it removes the folder of the cell, and then the one above."""
+    workspace, make, calls = Workspace.beside(tmp_path / "tiny" / "cell.json"), Path.mkdir, 0
+
+    def interfered(path: Path, *arguments, **keywords) -> None:
+        nonlocal calls
+        calls += path == workspace.folder
+        if calls == 1:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        make(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "mkdir", interfered)
+    with workspace.claim():
+        assert workspace.is_busy()
 
 
 def test_a_cell_at_work_is_busy(run, tmp_path):

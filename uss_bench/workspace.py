@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ SNAPSHOT = ".snapshot"
 
 FOLDER = ".work"
 """Of a dataset's results, where its cells at work have their folders."""
+
+_TRIES = 100
+"""How often a folder is made again that another process removes in the same moment."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,20 @@ class Workspace:
                         self.folder.parent.rmdir()  # when it was the last
 
     def _lock_in(self, stack: contextlib.ExitStack) -> None:
-        while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(locked(self.lock, progress.log, "runs the same cell"))
-            except FileNotFoundError:
-                continue  # whoever had the folder has finished in this moment, and removed it
-            return
+        """Lock the folder that is there, or is made: whoever finishes in the same moment removes it."""
+        for last in (*[False] * _TRIES, True):
+            with contextlib.ExitStack() as taken:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    taken.enter_context(locked(self.lock, progress.log, "runs the same cell"))
+                except FileNotFoundError:
+                    if last:
+                        raise
+                    time.sleep(0.01)
+                    continue
+                if last or self.lock.exists():  # otherwise it is the lock of a folder that is gone
+                    stack.enter_context(taken.pop_all())
+                    return
 
     def tidy(self) -> None:
         """Remove the folder of a finished cell, as after a run that was killed in its last moment."""
