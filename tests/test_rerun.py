@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace
 from running import PLUGINS, SMALL
 
@@ -92,6 +93,20 @@ def test_the_new_record_can_be_kept_and_repeated_in_its_turn(rerun, record, tmp_
     assert (new.id, new.arrays_sha256, new.command) == (old.id, old.arrays_sha256, old.command)
     assert new.notes[:2] == ["a remark", f"repeats record {old.id}"]
     assert rerun(path).code == 0
+
+
+def test_it_uses_the_threads_of_the_records_command(rerun, record):
+    before = read_record(record)
+    environment = {**before.environment, "threads": 1}
+    path = edited(record, command=f"{before.command} --threads 1", environment=environment)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        same, other = rerun(path), rerun(path, "--threads", "2")
+    finally:
+        torch.set_num_threads(threads)
+    assert "Nothing differs" in same.out
+    assert re.search(r"threads +1 +2", other.out)
 
 
 def test_a_record_that_is_there_is_never_overwritten(rerun, record):

@@ -63,6 +63,11 @@ Examples:
 )
 @click.option("--device", help="cpu, cuda, … Default: as in the record's command.")
 @click.option("--workers", type=click.IntRange(1), help="Processes for the CRF. Default: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of torch, which may move last bits. Default: as in the record's command.",
+)
 @common
 def command(
     registry: Registry,
@@ -73,6 +78,7 @@ def command(
     weights: Path | None,
     device: str | None,
     workers: int | None,
+    threads: int | None,
 ) -> None:
     """Repeat a RECORD (its path, or the start of its id) from its own command, and compare every count.
 
@@ -98,6 +104,7 @@ def command(
     with _cannot_be_repeated(f"Its command was: {before.command}"):
         setup = recipe.setup(before, registry)
         chosen = pick_device(device or recipe.options["device"])
+        recipe.use_threads(threads)
     found = differences(before, setup.cell(before.cell.seed), environment(str(chosen)))
     click.echo(rerun_report.differences_text(before, path, found))
     inputs = [one for one in found if one.weight == "input"]
@@ -163,6 +170,14 @@ class Recipe:
             feature_dtype=self.options["feature_dtype"],
         )
         return resolve(request, registry)
+
+    def use_threads(self, threads: int | None) -> None:
+        """Let torch use so many threads, or else as many as the command says."""
+        import torch
+
+        count = threads or self.options["threads"]
+        if count is not None:
+            torch.set_num_threads(count)
 
     def _only(self, name: str) -> Any:
         """Return an option that ``run`` takes several times and a record's command gives once at most.
