@@ -25,8 +25,8 @@ from uss_bench.attribution import (
 )
 from uss_bench.collection import Entry, Setting
 from uss_bench.errors import DataError
+from uss_bench.json_files import JSON_ERRORS
 from uss_bench.records import Refinement, ScoreRow
-from uss_bench.specs import JSON_ERRORS
 
 _CONFUSIONS = 3
 _LEAST_SHOWN = 0.02

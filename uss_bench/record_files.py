@@ -20,9 +20,9 @@ import numpy as np
 
 from uss_bench.arrays import read_npz
 from uss_bench.errors import DataError
+from uss_bench.json_files import read_json
 from uss_bench.paths import write_together
 from uss_bench.records import SCHEMA, Cell, Checkpoint, Refinement, RunRecord, stem
-from uss_bench.specs import JSON_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +99,7 @@ def read_record(path: Path) -> RunRecord:
     Raises:
         DataError: when it is missing, damaged, or says something that its inputs do not.
     """
-    try:
-        record = msgspec.json.decode(Path(path).read_bytes(), type=RunRecord)
-    except OSError as error:
-        raise DataError(f"The record {path} cannot be read: {error.strerror}.") from None
-    except JSON_ERRORS as error:
-        raise DataError(f"{path} is not a run record: {error}.") from None
+    record = read_json(Path(path), RunRecord, "run record")
     if record.schema != SCHEMA:
         raise DataError(f"{path} has schema {record.schema}; this version reads schema {SCHEMA}.")
     if record.id != record.cell.id:

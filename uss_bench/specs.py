@@ -28,9 +28,6 @@ Name = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME.pattern}\Z", max_length=64
 Colour = tuple[int, int, int]
 Shade = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
-JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding JSON from elsewhere raises; the last for brackets nested by the thousand."""
-
 
 class Paper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str

@@ -12,7 +12,7 @@ import numpy as np
 from uss_bench.contracts import IGNORE
 from uss_bench.errors import DataError
 from uss_bench.images import read_label
-from uss_bench.specs import JSON_ERRORS
+from uss_bench.json_files import JSON_ERRORS
 
 _RENAMED = {
     "food": "food (thing)",

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from uss_bench.errors import DataError
 from uss_bench.file_splits import ValueTable
-from uss_bench.specs import JSON_ERRORS
+from uss_bench.json_files import JSON_ERRORS
 
 _STUFF = range(92, 183)
 _THINGS = range(1, 91)

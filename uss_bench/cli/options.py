@@ -11,8 +11,8 @@ import msgspec
 
 from uss_bench import progress
 from uss_bench.errors import UsageError
+from uss_bench.json_files import JSON_ERRORS
 from uss_bench.registry import Registry
-from uss_bench.specs import JSON_ERRORS
 
 C = TypeVar("C", bound=Callable[..., Any])
 

@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from uss_bench.specs import JSON_ERRORS, Resources
+from uss_bench.json_files import JSON_ERRORS
+from uss_bench.specs import Resources
 
 CORES = "USS_BENCH_CORES"
 """An environment variable that a launcher should set for a task's process: how many cores it has.

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from uss_bench import progress
+from uss_bench.json_files import JSON_ERRORS
 from uss_bench.paths import atomic_write
-from uss_bench.specs import JSON_ERRORS
 
 _INTERVAL_S = 1.0
 

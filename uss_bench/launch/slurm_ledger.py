@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from uss_bench.errors import DataError
+from uss_bench.json_files import JSON_ERRORS
 from uss_bench.launch.launcher import State
 from uss_bench.paths import atomic_write
-from uss_bench.specs import JSON_ERRORS
 
 
 class Submitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

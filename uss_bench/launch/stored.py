@@ -19,11 +19,11 @@ import filelock
 import msgspec
 
 from uss_bench.errors import DataError
+from uss_bench.json_files import JSON_ERRORS, read_json
 from uss_bench.launch.launcher import State, Task
 from uss_bench.locking import is_locked
 from uss_bench.paths import atomic_write
 from uss_bench.records import Cell, stem
-from uss_bench.specs import JSON_ERRORS
 
 FOLDER = ".plans"
 
@@ -109,14 +109,7 @@ class PlanFolder:
 
     def read(self) -> StoredPlan:
         """Raise `DataError` when the plan is missing or malformed."""
-        path = self.path / "plan"
-        try:
-            plan: StoredPlan = msgspec.json.decode(path.read_bytes(), type=StoredPlan)
-        except OSError as error:
-            raise DataError(f"The plan {path} cannot be read: {error.strerror}.") from None
-        except JSON_ERRORS as error:
-            raise DataError(f"{path} is not a plan: {error}.") from None
-        return plan
+        return read_json(self.path / "plan", StoredPlan, "plan")
 
     def write_states(self, states: Mapping[str, Progress]) -> None:
         atomic_write(self.path / "states", msgspec.json.encode(states))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from uss_bench.errors import DataError
+from uss_bench.json_files import JSON_ERRORS, read_json
 from uss_bench.paths import CACHE_VARIABLE, atomic_write
 from uss_bench.registry import ENVIRONMENT_VARIABLE
-from uss_bench.specs import JSON_ERRORS, Name
+from uss_bench.specs import Name
 
 if TYPE_CHECKING:
     from uss_bench.setup import Request
@@ -165,12 +166,7 @@ def read_work(path: Path) -> Work:
     Raises:
         DataError: when it is missing or malformed, naming the wrong key by its path.
     """
-    try:
-        work: Work = msgspec.json.decode(path.read_bytes(), type=Work)
-    except OSError as error:
-        raise DataError(f"The task {path} cannot be read: {error.strerror}.") from None
-    except JSON_ERRORS as error:
-        raise DataError(f"{path} is not a task: {error}.") from None
+    work: Work = read_json(path, Work, "task")  # type: ignore[arg-type]  # a union is no type to mypy
     return work
 
 

@@ -19,6 +19,7 @@ from uss_bench.arrays import read_npz
 from uss_bench.crf import CrfPool
 from uss_bench.errors import DataError, UsageError
 from uss_bench.features import FeatureStore
+from uss_bench.json_files import JSON_ERRORS
 from uss_bench.paths import write_together
 from uss_bench.provenance import environment
 from uss_bench.record_files import read_arrays
@@ -27,7 +28,6 @@ from uss_bench.registry import Registry
 from uss_bench.regression.plan import Plan, Planned, planned
 from uss_bench.runner import run_cell
 from uss_bench.setup import Setup, resolve
-from uss_bench.specs import JSON_ERRORS
 
 INDEX = "golden.json"
 _REFINEMENTS: tuple[Refinement, ...] = ("raw", "crf")
