@@ -219,6 +219,6 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write docs/cli.md and the tables of docs/scale.md; ``-- --check`` only compares, and checks links."""
-    session.run(PYTHON, "docs/build.py", *session.posargs)
-    session.run(PYTHON, "docs/scale.py", *session.posargs)
+    """Write docs/cli.md and the tables that scripts make; ``-- --check`` only compares, and checks links."""
+    for script in ("build", "scale", "measured"):
+        session.run(PYTHON, f"docs/{script}.py", *session.posargs)

@@ -6,13 +6,12 @@ images, steps and batches are the published ones.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabulate import tabulate
+from parts import table, update
 
 from uss_bench.estimate.costs import installed_costs
 from uss_bench.estimate.estimating import PHASES, CellSize, Estimate, Extraction, Phase, Range, estimate
@@ -254,17 +253,6 @@ def basis() -> str:
     return f"{found.runs} runs on {' and '.join(found.machines)}."
 
 
-def table(headers: tuple[str, ...], rows: list[tuple[object, ...]], alignment: str) -> str:
-    sides = {"l": "left", "r": "right"}
-    return tabulate(
-        rows,
-        headers=headers,
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=[sides[one] for one in alignment],
-    )
-
-
 PARTS: dict[str, Callable[[], str]] = {
     "cells": cells_table,
     "store": store_table,
@@ -276,25 +264,5 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 
-def regenerated(page: str) -> str:
-    """Return the page with every part between its marks made anew."""
-
-    def part(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{PARTS[match[2]]()}\n{match[4]}"
-
-    return re.sub(r"(<!-- part: (\w+) -->)\n(.*?)\n(<!-- end -->)", part, page, flags=re.DOTALL)
-
-
-def main() -> int:
-    before = PAGE.read_text(encoding="utf-8")
-    after = regenerated(before)
-    if "--check" in sys.argv:
-        if before != after:
-            print("docs/scale.md is out of date: run python docs/scale.py", file=sys.stderr)
-        return int(before != after)
-    PAGE.write_text(after, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(update(PAGE, PARTS, "docs/scale.py"))

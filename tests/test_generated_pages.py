@@ -1,30 +1,31 @@
-"""docs/scale.md: its tables come from its script, whose arithmetic agrees with other ways to count."""
+"""Tables of pages come from their scripts; the arithmetic of docs/scale.md agrees with other counts."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "docs" / "scale.py"
+from uss_bench.statistics.comparing import Comparison, Difference
+from uss_bench.statistics.intervals import Interval
+
+sys.path.append(str(Path(__file__).parent.parent / "docs"))
+parts = importlib.import_module("parts")
 
 
 @pytest.fixture(scope="module")
 def scale():
-    spec = importlib.util.spec_from_file_location("scale_page", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scale_page"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["scale_page"]
+    return importlib.import_module("scale")
 
 
-def test_the_page_is_what_its_script_makes(scale):
-    page = scale.PAGE.read_text(encoding="utf-8")
-    assert scale.regenerated(page) == page, "run: python docs/scale.py"
-    for part in scale.PARTS:
+@pytest.mark.parametrize("script", ["scale", "measured"])
+def test_a_page_is_what_its_script_makes(script):
+    found = importlib.import_module(script)
+    page = found.PAGE.read_text(encoding="utf-8")
+    assert parts.regenerated(page, found.PARTS) == page, f"run: python docs/{script}.py"
+    for part in found.PARTS:
         assert f"<!-- part: {part} -->" in page
 
 
@@ -86,3 +87,22 @@ def test_images_steps_and_batches_are_those_of_datasets_and_presets(scale, regis
             if preset.when.get("backbone") in ("dino_vits8", "dino_vitb8")
         }
         assert scale.STEPS[method][0] == published
+
+
+@pytest.mark.parametrize(
+    ("verdict", "on", "off", "said"),
+    [
+        ("tied", [5.0, 6.0, 7.0], [1.0, 2.0, 4.9], "up"),
+        ("tied", [5.0, 6.0, 7.0], [1.0, 2.0, 5.0], "cannot be told"),
+        ("tied", [1.0, 2.0, 4.9], [5.0, 6.0, 7.0], "**down**"),
+        ("better", [5.0, 6.0, 7.0], [1.0, 2.0, 6.5], "up"),
+        ("worse", [1.0, 2.0, 6.5], [5.0, 6.0, 7.0], "**down**"),
+    ],
+)
+def test_a_pair_holds_where_all_seeds_agree_or_the_interval_excludes_0(verdict, on, off, said):
+    measured = importlib.import_module("measured")
+    tied = Difference(0.0, Interval(-1.0, 1.0), 1.0, "tied")
+    miou = Difference(3.0, Interval(-1.0, 7.0), 0.5, verdict)
+    compared = Comparison(accuracy=tied, miou=miou, per_class=[], images=9, seeds=(3, 3), notes=[])
+    text = measured.verdict(compared, ([1.0, 2.0], [1.0, 2.0]), (on, off))
+    assert text.startswith("mIoU " * (said != "cannot be told") + said)
