@@ -156,6 +156,19 @@ def test_a_seed_that_fails_does_not_stop_the_others_nor_hide_its_reason(uss, tmp
     assert [read_record(path).status for path in records(tmp_path)] == ["done", "failed"]
 
 
+def test_a_thread_that_cannot_be_started_is_told_as_too_little_memory(uss, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("can't start new thread")  # as Python does where its stack finds no place
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    assert "ran out of memory in training" in uss(*DINO).err
+    monkeypatch.setattr("uss_bench.setup.Setup.open_store", refuse)
+    said = uss(*DINO)
+    assert said.code == 1
+    assert "not enough memory" in said.err
+    assert "ulimit -u" in said.err
+
+
 def test_an_interrupted_run_exits_with_130_and_leaves_no_record(uss, tmp_path, monkeypatch):
     method = Registry().method("dino")[1].load()
     monkeypatch.setattr(method, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

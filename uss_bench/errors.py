@@ -91,12 +91,17 @@ def blame(who: str, step: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, NumPy or torch could not have the memory that it asked for."""
+    """Whether Python, NumPy or torch could not have the memory that it asked for.
+
+    Of a thread Python says only that it could not be started: its stack found no place, or a limit was met.
+    """
     # torch's errors are told by name and by words, so that this module does not import torch.
+    said = str(error)
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or "can't allocate memory" in said
+        or "can't start new thread" in said
     )
 
 

@@ -133,7 +133,8 @@ def _run(arguments: list[str]) -> int:
         if is_out_of_memory(error):
             _complain(
                 "There is not enough memory for this.",
-                "Lower --set batch_size, --workers and --jobs, or use a machine with more.",
+                "Lower --set batch_size, --workers and --jobs, or use a machine with more. "
+                "If much is free, a limit on threads may be the reason (ulimit -u).",
             )
             return 1
         _complain(
