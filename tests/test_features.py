@@ -69,6 +69,15 @@ def test_stored_and_streamed_features_are_those_of_the_backbone_item_by_item(tmp
             torch.testing.assert_close(reader[index], direct(items, index), rtol=0, atol=0)
 
 
+def test_streamed_features_are_rounded_as_stored_ones(tmp_path):
+    items = whole_images(ArrayImages.random(9, 18, 22))
+    stored = make_store(tmp_path / "a", dtype="float16").open(items, FACETS)
+    streamed = make_store(tmp_path / "b", dtype="float16", budget=0).open(items, FACETS)
+    for index in range(len(items)):
+        torch.testing.assert_close(streamed[index], stored[index], rtol=0, atol=0)
+        assert any((streamed[index][facet] != direct(items, index)[facet]).any() for facet in FACETS)
+
+
 @pytest.mark.parametrize("indices", [[299, 0, 127, 128, 256, 0], torch.tensor([5, 131])])
 @pytest.mark.parametrize("budget", [10**9, 0])
 def test_a_batch_is_its_items_stacked_in_the_order_asked_for(tmp_path, indices, budget):
@@ -318,6 +327,9 @@ def test_features_beyond_float16_are_refused_by_name(tmp_path):
     with pytest.raises(RunError, match="'tokens' that are not finite in float16"):
         make_store(tmp_path, FakeBackbone(gain=1e6), dtype="float16").open(whole_images(), ["tokens"])
     assert not list(tmp_path.rglob("*.npy"))
+    streamed = make_store(tmp_path, FakeBackbone(gain=1e6), dtype="float16", budget=0)
+    with pytest.raises(RunError, match="'tokens' that are not finite in float16"):
+        streamed.open(whole_images(), ["tokens"]).batch([0])
     reader = make_store(tmp_path, FakeBackbone(gain=1e6)).open(whole_images(), ["tokens"])
     assert torch.isfinite(reader[0]["tokens"]).all()
 

@@ -18,6 +18,7 @@ from PIL import Image
 from uss_bench import upsampling
 from uss_bench.collection import TableKey
 from uss_bench.crf import CrfParams, refine
+from uss_bench.encoding import Encoder
 from uss_bench.errors import DataError
 from uss_bench.evaluation import Evaluator
 from uss_bench.external import PredictedMaps
@@ -214,7 +215,7 @@ def test_predict_gives_the_maps_that_the_evaluation_counts(images, labels):
     protocol = full()
     evaluated = evaluator(images, labels, protocol).evaluate(Toy())
     spec, _ = Registry().method("dino")
-    predictor = Predictor(Toy(), spec, FakeBackbone(), protocol, 2.0, CPU)
+    predictor = Predictor(Toy(), spec, Encoder(FakeBackbone(), CPU), protocol, 2.0)
     for pool, maps in ((None, evaluated.raw_maps), (FakePool(), evaluated.crf_maps)):
         for (name, predicted), expected in zip(predictor.label_maps(images, pool), maps, strict=True):
             assert name in images.ids

@@ -1,5 +1,8 @@
 """Running a frozen backbone over images: plainly on a CPU, as fast as float16 features allow on CUDA.
 
+Features come rounded to the type that they are kept in, whether they are kept or not: what a run gives must
+not hang on what its disk can hold.
+
 On a CPU images go through in float32, eight at a time: more are not faster there. On CUDA features that are
 kept as float16 are computed under float16 autocast, with images in channels-last order, in batches whose size
 is found by trying. A batch that does not fit into memory is halved.
@@ -16,7 +19,8 @@ import torch
 from torch import Tensor
 
 from uss_bench.contracts import Backbone
-from uss_bench.errors import ContractError, blame
+from uss_bench.errors import ContractError, RunError, blame
+from uss_bench.records import FeatureDtype
 
 CPU_BATCH = 8
 LARGEST_BATCH = 512
@@ -28,7 +32,9 @@ class Encoder:
     """A backbone on a device, which maps uint8 images to features.
 
     Args:
+        dtype: what features are rounded to.
         autocast: compute in float16 where autocast thinks it safe; values then differ in the third digit.
+            None: on CUDA, where they are rounded to float16 anyway.
         batch_size: images that go through at once while extracting; None for `CPU_BATCH`, and on
             CUDA for what is found by trying.
     """
@@ -38,12 +44,14 @@ class Encoder:
         backbone: Backbone,
         device: torch.device,
         *,
-        autocast: bool = False,
+        dtype: FeatureDtype = "float32",
+        autocast: bool | None = None,
         batch_size: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.device = device
-        self.autocast = autocast
+        self.dtype = dtype
+        self.autocast = device.type == "cuda" and dtype == "float16" if autocast is None else autocast
         self._batch_size = batch_size
 
     def __call__(self, squares: np.ndarray, facets: Sequence[str]) -> dict[str, Tensor]:
@@ -51,7 +59,7 @@ class Encoder:
 
         Raises:
             ContractError: when the backbone raises, or does not return what it was asked for.
-            RunError: when one image alone is too much for the memory.
+            RunError: when one image alone is too much for the memory, or a value is not finite in `dtype`.
         """
         with blame(f"Backbone '{self.backbone.name}'", "encoding images"):
             with contextlib.suppress(torch.cuda.OutOfMemoryError):
@@ -89,7 +97,16 @@ class Encoder:
             raise ContractError(f"Backbone '{self.backbone.name}' did not return '{missing[0]}'.")
         for facet in facets:
             self._check(facet, given[facet], len(squares))
-        return {facet: given[facet].float() for facet in facets}
+        return {facet: self._rounded(facet, given[facet]) for facet in facets}
+
+    def _rounded(self, facet: str, value: Tensor) -> Tensor:
+        rounded = value.to(getattr(torch, self.dtype))
+        if not torch.isfinite(rounded).all():
+            raise RunError(
+                f"Backbone '{self.backbone.name}' gave '{facet}' that are not finite in {self.dtype}.",
+                hint="Try --feature-dtype float32, and check the weights.",
+            )
+        return rounded.float()
 
     def _check(self, facet: str, value: object, images: int) -> None:
         who = f"Backbone '{self.backbone.name}'"

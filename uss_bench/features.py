@@ -11,8 +11,8 @@ them (`FeatureStore.extract`): a share takes the lock only to look at a shard an
 fp16 moves a value by at most 5e-4 of it, half of its last bit; float32 is a switch. On CUDA it is also
 the switch for how they are computed: float16 features by autocast, which is part of their key, and float32
 features in float32. What does not
-fit the budget is streamed from the backbone instead, through the same interface. So are whole images:
-their features differ in size, and the CRF at native resolution takes far longer than the backbone.
+fit the budget is streamed from the backbone instead, through the same interface and rounded alike. So are
+whole images: their features differ in size, and their CRF takes far longer than the backbone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,14 +36,13 @@ from uss_bench import progress
 from uss_bench.contracts import Backbone
 from uss_bench.decoding import read_ahead
 from uss_bench.encoding import Encoder
-from uss_bench.errors import ContractError, DataError, RunError
+from uss_bench.errors import ContractError, DataError
 from uss_bench.feature_reader import FeatureReader
 from uss_bench.geometry import Items
 from uss_bench.locking import locked
 from uss_bench.paths import atomic_write
+from uss_bench.records import FeatureDtype
 from uss_bench.shards import Shards, writing_to
-
-Dtype = Literal["float16", "float32"]
 
 _FORMAT = 1
 
@@ -67,7 +66,7 @@ class FeatureStore:
         *,
         positions: str,
         device: torch.device,
-        dtype: Dtype = "float16",
+        dtype: FeatureDtype = "float16",
         budget: int = 50 * 10**9,
         batch_size: int | None = None,
         log: Callable[[str], None] = progress.log,
@@ -78,8 +77,7 @@ class FeatureStore:
         self.device = device
         self.dtype = np.dtype(dtype)
         self.budget = budget
-        autocast = device.type == "cuda" and dtype == "float16"
-        self.encoder = Encoder(backbone, device, autocast=autocast, batch_size=batch_size)
+        self.encoder = Encoder(backbone, device, dtype=dtype, batch_size=batch_size)
         self.log = log
         self.encoded = 0
         """Items that went through the backbone so far, whether kept or streamed."""
@@ -237,15 +235,7 @@ class FeatureStore:
                                 f"Backbone '{self.backbone.name}' gave '{facet}' of {shape} for one image, "
                                 f"{known} for another of the same size."
                             )
-                        with np.errstate(over="ignore"):  # told below, by name
-                            arrays[facet][start : start + len(batch)] = value.detach().cpu().numpy()
+                        arrays[facet][start : start + len(batch)] = value.detach().cpu().numpy()
                     self.encoded += len(batch)
                     advance(len(batch))
-                for facet, array in arrays.items():
-                    if not np.isfinite(array).all():
-                        raise RunError(
-                            f"Backbone '{self.backbone.name}' gave '{facet}' that are not finite "
-                            f"in {self.dtype}.",
-                            hint="Try --feature-dtype float32, and check the weights.",
-                        )
                 yield shard, arrays

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from uss_bench.contracts import Backbone, Images, Method
+from uss_bench.contracts import Images, Method
 from uss_bench.crf import CrfPool
-from uss_bench.encoding import to_unit_range
+from uss_bench.encoding import Encoder, to_unit_range
 from uss_bench.geometry import resize, working_size
 from uss_bench.inputs import channels_first, extra_channel
 from uss_bench.protocol import Protocol
@@ -29,10 +29,9 @@ class Predictor:
 
     method: Method
     spec: MethodSpec
-    backbone: Backbone
+    encoder: Encoder
     protocol: Protocol
     alpha: float
-    device: torch.device
 
     def label_maps(self, images: Images, pool: CrfPool | None) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (id, integer cluster map at native size), refined if a pool is given."""
@@ -43,7 +42,7 @@ class Predictor:
                 native = images.image(index)
                 sizes.append(native.shape[:2])
                 height, width = native.shape[:2]
-                size = working_size(height, width, self.protocol.eval_side, self.backbone.patch)
+                size = working_size(height, width, self.protocol.eval_side, self.encoder.backbone.patch)
                 work = resize(native, *size, self.protocol.resize)
                 image = native if self.protocol.extent == "whole" else work
                 yield image, self._log_probs(work, (image.shape[0], image.shape[1]), images, index)
@@ -63,10 +62,10 @@ class Predictor:
         return torch.log_softmax(self.alpha * logits, dim=0).cpu().numpy()
 
     def _embed(self, work: np.ndarray, images: Images, index: int, *, mirrored: bool = False) -> torch.Tensor:
-        image = to_unit_range(np.ascontiguousarray(work)[None], self.device)
-        batch = {"image": image} if "image" in self.spec.inputs else {}
-        if self.spec.facets:
-            batch.update(self.backbone(image, self.spec.facets))
+        squares = np.ascontiguousarray(work)[None]
+        batch = self.encoder(squares, self.spec.facets) if self.spec.facets else {}
+        if "image" in self.spec.inputs:
+            batch["image"] = to_unit_range(squares, self.encoder.device)
         for name in self.spec.inputs:
             if name.startswith("aux:"):
                 batch[name] = self._aux(images, index, name.removeprefix("aux:"), work.shape, mirrored)
@@ -77,4 +76,4 @@ class Predictor:
     ) -> torch.Tensor:
         plane = resize(extra_channel(images, index, channel), size[0], size[1], self.protocol.resize)
         plane = plane[:, ::-1] if mirrored else plane
-        return torch.from_numpy(channels_first(plane))[None].to(self.device)
+        return torch.from_numpy(channels_first(plane))[None].to(self.encoder.device)

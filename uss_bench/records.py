@@ -14,6 +14,7 @@ SCHEMA = 1
 
 Checkpoint = Literal["last", "selected"]
 Refinement = Literal["raw", "crf"]
+FeatureDtype = Literal["float16", "float32"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,7 +41,7 @@ class DatasetId(_Part, frozen=True):
 class BackboneId(_Part, frozen=True):
     name: str
     sha256: str
-    feature_dtype: str
+    feature_dtype: FeatureDtype
 
 
 class Cell(_Part, frozen=True):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,12 +17,12 @@ from uss_bench.params import check_options, choose_preset, method_params, requir
 from uss_bench.paths import cache_root
 from uss_bench.protocol import Protocol, default_protocol, get_protocol
 from uss_bench.provenance import code_hash
-from uss_bench.records import BackboneId, Cell, DatasetId, MethodId
+from uss_bench.records import BackboneId, Cell, DatasetId, FeatureDtype, MethodId
 from uss_bench.registry import Plugin, Registry
 from uss_bench.specs import DatasetSpec, MethodSpec, is_name
 from uss_bench.subset import digest, limited, limited_labels
 
-T = typing.TypeVar("T")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Request:
     preset: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
-    feature_dtype: typing.Literal["float16", "float32"] = "float16"
+    feature_dtype: FeatureDtype = "float16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class Setup:
     protocol: Protocol
     alpha: float
     limit: int | None
-    feature_dtype: typing.Literal["float16", "float32"]
+    feature_dtype: FeatureDtype
     code: str
     fingerprint: str
 

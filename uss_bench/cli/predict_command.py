@@ -73,6 +73,7 @@ def command(
     from uss_bench import progress
     from uss_bench.crf import CrfPool
     from uss_bench.device import pick_device
+    from uss_bench.encoding import Encoder
     from uss_bench.panels import cluster_colours
     from uss_bench.prediction import Predictor
     from uss_bench.provenance import code_hash
@@ -112,7 +113,8 @@ def command(
     if record.last is not None:
         row = record.last.crf if crf and record.last.crf else record.last.raw
         matched = row.class_of_cluster
-    predictor = Predictor(method, spec, network, record.protocol, record.cell.alpha, torch_device)
+    encoder = Encoder(network, torch_device, dtype=wanted.feature_dtype)
+    predictor = Predictor(method, spec, encoder, record.protocol, record.cell.alpha)
     with CrfPool(record.protocol.crf, workers=workers, log=progress.log) as pool:
         maps = predictor.label_maps(images, pool if crf else None)
         for name, labels in progress.track(maps, total=len(images), label="predict"):

@@ -121,7 +121,7 @@ def command(
             protocol=cell.protocol if cell else protocol,
             params=cell.method.params if cell else {"clusters": 1},
             limit=cell.dataset.limit if cell else limit,
-            feature_dtype="float32" if cell and cell.backbone.feature_dtype == "float32" else "float16",
+            feature_dtype=cell.backbone.feature_dtype if cell else "float16",
         ),
         registry,
     )

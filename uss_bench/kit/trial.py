@@ -19,6 +19,7 @@ from torch import Tensor
 from uss_bench.context import Clock, RunContext, portable_state
 from uss_bench.contracts import Backbone, Batch, Method
 from uss_bench.crf import CrfPool
+from uss_bench.encoding import Encoder
 from uss_bench.errors import blame
 from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
@@ -198,7 +199,8 @@ class Trial:
     def predictor(self, method: Method) -> Predictor:
         """Return what labels whole images, as ``uss-bench predict`` does."""
         setup = self.setup()
-        return Predictor(method, self.spec, self.backbone, setup.protocol, setup.alpha, CPU)
+        encoder = Encoder(self.backbone, CPU, dtype=setup.feature_dtype)
+        return Predictor(method, self.spec, encoder, setup.protocol, setup.alpha)
 
     def whole_run(self) -> Outcome:
         """Run everything, the CRF and the record included."""

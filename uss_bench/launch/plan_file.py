@@ -23,12 +23,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 
 from uss_bench.errors import UsageError, did_you_mean
 from uss_bench.launch.work import CellSpec, Count
+from uss_bench.records import FeatureDtype
 from uss_bench.registry import Registry
 from uss_bench.specs import Kind, Name, decode_toml
 
@@ -51,7 +52,7 @@ class RunTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     preset: str | None = None
     params: dict[str, Any] = msgspec.field(default_factory=dict, name="set")
     limit: Count | None = None
-    feature_dtype: Literal["float16", "float32"] | None = None
+    feature_dtype: FeatureDtype | None = None
     seeds: Count | None = None
     """How many, from `seed`; None for one."""
     seed: Annotated[int, msgspec.Meta(ge=0)] | None = None

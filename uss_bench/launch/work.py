@@ -14,6 +14,7 @@ import msgspec
 from uss_bench.errors import DataError
 from uss_bench.json_files import JSON_ERRORS, read_json
 from uss_bench.paths import CACHE_VARIABLE, atomic_write
+from uss_bench.records import FeatureDtype
 from uss_bench.registry import ENVIRONMENT_VARIABLE
 from uss_bench.specs import Name
 
@@ -45,7 +46,7 @@ class CellSpec(_Part, frozen=True):
     preset: str | None = None
     params: dict[str, Any] = {}
     limit: Count | None = None
-    feature_dtype: Literal["float16", "float32"] = "float16"
+    feature_dtype: FeatureDtype = "float16"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     notes: list[str] = []
     labels_used: list[str] = []
