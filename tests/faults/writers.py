@@ -73,10 +73,12 @@ class Writer:
     Args:
         arguments: of the command.
         prepare: puts in place what the command finds beside what it writes.
+        repeats: whether it may be given again once it is done; ``new`` refuses a folder that is there.
     """
 
     arguments: Callable[[Source, Place], Sequence[object]]
     prepare: Callable[[Source, Place], object] = lambda source, place: None
+    repeats: bool = True
 
 
 def _copy_records(source: Source, place: Place) -> None:
@@ -104,9 +106,7 @@ WRITERS: dict[str, Writer] = {
         ]
     ),
     "probe": Writer(
-        lambda source, place: [
-            *("probe", next(place.out.rglob("stego*.json")), "--steps", 5, "--workers", 1, *PLUGIN)
-        ],
+        lambda source, place: [*("probe", record_files(place.out)[0], "--steps", 5, "--workers", 1, *PLUGIN)],
         _copy_records,
     ),
     "board build": Writer(
@@ -124,5 +124,5 @@ WRITERS: dict[str, Writer] = {
         lambda source, place: ["regress", "golden", "--golden", place.out, "--update", *PLUGIN], _write_plan
     ),
     "merge": Writer(lambda source, place: ["merge", source.results, "--out", place.out, *PLUGIN]),
-    "new": Writer(lambda source, place: ["new", "dataset", "something", "--out", place.out]),
+    "new": Writer(lambda source, place: ["new", "dataset", "something", "--out", place.out], repeats=False),
 }
