@@ -143,8 +143,8 @@ def _place(pair: tuple[Setting, Setting]) -> tuple[int, int]:
 
 
 def clusters(one: Setting) -> str:
-    """Return how many clusters are in use, over the seeds."""
-    used = [record.last.crf.clusters_used for record in one.records if record.last and record.last.crf]
+    """Return how many clusters are in use before the CRF, over the seeds, as boards do."""
+    used = [record.last.raw.clusters_used for record in one.records if record.last is not None]
     return str(min(used)) if min(used) == max(used) else f"{min(used)}-{max(used)}"
 
 
