@@ -16,7 +16,7 @@ import msgspec
 from parts import table, update
 
 from uss_bench.collection import FLOORS, Setting, gather, read_entries
-from uss_bench.statistics.comparing import Comparison, Difference, compare
+from uss_bench.statistics.comparing import Comparison, compare
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "README.md"
@@ -160,14 +160,10 @@ def verdict(
     sides = (("accuracy", compared.accuracy, accuracy), ("mIoU", compared.miou, miou))
     for name, difference, (on, off) in sides:
         if min(on) > max(off) or (difference.verdict == "better"):
-            words.append(f"{name} up {_how(difference)}")
+            words.append(f"{name} up {abs(difference.value):.1f}")
         elif max(on) < min(off) or (difference.verdict == "worse"):
-            words.append(f"{name} **down** {_how(difference)}")
+            words.append(f"{name} **down** {abs(difference.value):.1f}")
     return ", ".join(words) or "cannot be told"
-
-
-def _how(difference: Difference) -> str:
-    return f"{abs(difference.value):.1f}"
 
 
 PARTS: dict[str, Callable[[], str]] = {"measured": main_table, "standardised": standardised_table}

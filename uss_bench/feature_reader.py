@@ -93,7 +93,7 @@ class FeatureReader(Features):
         steps = range(0, len(self), size)
         for start in progress.track(steps, total=len(steps), label="feature moments"):
             indices = range(start, min(len(self), start + size))
-            array = self.batch(indices)[facet].cpu().numpy().astype(self._store.dtype)
+            array = self.batch(indices)[facet].cpu().numpy()
             total, squares, positions = channel_sums(array)
             yield positions, total, squares
 

@@ -60,9 +60,12 @@ OF_BACKBONES = [
 ]
 
 
+FAULTY = ("--plugin", HERE / "plugins", "--plugin", PLUGINS)
+
+
 def run(bench: Bench, place: Place, names: tuple[str, ...], fault: str) -> Ended:
     return bench.run(
-        ["run", *names, *SHARED, "--plugin", HERE / "plugins", "--plugin", PLUGINS, "--out", place.out],
+        ["run", *names, *SHARED, *FAULTY, "--out", place.out],
         place,
         FAULT=fault,
     )
@@ -133,7 +136,7 @@ def test_a_plugin_that_hangs(bench: Bench, tally: Tally, tmp_path: Path) -> None
     kind = "a method that hangs, ended by Ctrl-C"
     for place_of_fault in ("train", "embed", "classify"):
         place = Place(tmp_path / place_of_fault)
-        command = ["run", *METHOD, *SHARED, "--plugin", HERE / "plugins", "--plugin", PLUGINS]
+        command = ["run", *METHOD, *SHARED, *FAULTY]
         with tally.fault(kind, place_of_fault):
             child = bench.start(
                 [*command, "--out", place.out],
@@ -154,7 +157,7 @@ def test_a_plugin_that_ends_a_job(bench: Bench, tally: Tally, tmp_path: Path) ->
     """With --jobs somebody is left to say so."""
     kind = "a method that ends the process of a job of --jobs 2"
     place = Place(tmp_path)
-    command = ["run", *METHOD, *SHARED, "--plugin", HERE / "plugins", "--plugin", PLUGINS]
+    command = ["run", *METHOD, *SHARED, *FAULTY]
     command += ["--jobs", 2, "--seeds", 2, "--out", place.out]
     with tally.fault(kind, "train"):
         ended = bench.run(command, place, FAULT="train:ends the process")
