@@ -11,7 +11,6 @@ fewer resamples, in turns with the vectorised code, and scaled up.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import statistics
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import scipy
 from tabulate import tabulate
 
+from uss_bench.cores import whole_cores
 from uss_bench.protocol import get_protocol
 from uss_bench.scoring import score_under
 from uss_bench.statistics.comparing import compare
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="one timing of 500 images: does it run at all")
     options = parser.parse_args()
     repeats, shapes = (1, SHAPES[:1]) if options.small else (options.repeats, SHAPES)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = whole_cores()
 
     rows = []
     for shape in shapes:

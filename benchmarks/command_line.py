@@ -11,7 +11,6 @@ is not a matter of time: `tests/test_plugin_loading.py` looks at the modules.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import resource
 import statistics
@@ -22,6 +21,7 @@ import click
 from tabulate import tabulate
 
 from uss_bench.cli import cli
+from uss_bench.cores import whole_cores
 
 MAIN = "from uss_bench.cli import main; main()"
 COMMANDS = (["--version"], ["--help"], ["ls"], ["run", "--help"])
@@ -55,7 +55,7 @@ def main() -> None:
         [name, statistics.median(one[name] for one in counted), max(one[name] for one in counted)]
         for name in works
     ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = whole_cores()
     print(
         f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, "
         f"{len(cli.list_commands(click.Context(cli)))} commands; {len(counted)} rounds\n"

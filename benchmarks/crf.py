@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import multiprocessing
-import os
 import platform
 import statistics
 import time
@@ -31,6 +30,7 @@ from PIL import Image
 from scipy import ndimage
 from tabulate import tabulate
 
+from uss_bench.cores import whole_cores
 from uss_bench.crf import CrfPool, refine
 
 SIDE = 320
@@ -148,7 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.small:
         options.repeats, options.images = 1, 2
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = whole_cores()
     sets = {"synthetic": [synthetic(seed) for seed in range(options.images)]}
     sets |= {"CamVid": scenes} if (scenes := street_scenes(options.images)) else {}
 

@@ -25,12 +25,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from feature_store import Photos
-from measuring import arguments, cores, machine, seconds
+from measuring import arguments, machine, seconds
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 
 from uss_bench.contracts import Batch
+from uss_bench.cores import whole_cores
 from uss_bench.crf import CrfPool, refine
 from uss_bench.evaluation import Evaluator
 from uss_bench.geometry import Items, label_square
@@ -186,7 +187,7 @@ def pipeline(
     number = len(items.images)
     warm = [(items.scored(0), np.zeros((CLASSES, SIDE, SIDE), np.float32))] * 2
     rows: list[list[object]] = []
-    for workers in range(1, cores() + 1):
+    for workers in range(1, whole_cores() + 1):
         with CrfPool(PROTOCOL.crf, workers=workers) as pool:
             subject = evaluator(items, features, labels, pool)
             list(pool.labels(warm * workers))  # starts the processes
@@ -195,7 +196,7 @@ def pipeline(
                 for _ in range(repeats)
             )
             name = "one process" if workers == 1 else f"{workers} CRF processes beside it"
-            rows.append([name, rate, rate * total, rate * total / cores(), pool.fallbacks])
+            rows.append([name, rate, rate * total, rate * total / whole_cores(), pool.fallbacks])
     return rows
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import platform
 import statistics
 import sys
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from uss_bench.allocation import keep_freed_memory
+from uss_bench.cores import whole_cores
 from uss_bench.registry import Registry
 
 EXACT_IMAGES = 4
@@ -40,7 +40,7 @@ def arguments(doc: str | None, *, repeats: int = 5) -> argparse.ArgumentParser:
     """Return a parser with what every script takes: --repeats, --threads and --small."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds of timing, after one uncounted")
-    parser.add_argument("--threads", type=int, default=cores(), help="threads of torch, on both sides")
+    parser.add_argument("--threads", type=int, default=whole_cores(), help="threads of torch, on both sides")
     parser.add_argument("--small", action="store_true", help="one round at tiny size: does it run at all")
     parser.add_argument(
         "--release",
@@ -57,14 +57,10 @@ def begin(options: argparse.Namespace) -> None:
         keep_freed_memory()
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine() -> str:
     """Return what a figure depends on: processor, cores, threads and versions."""
     return (
-        f"{platform.machine()}, {cores()} cores, {torch.get_num_threads()} threads, "
+        f"{platform.machine()}, {whole_cores()} cores, {torch.get_num_threads()} threads, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
 

@@ -44,7 +44,7 @@ class Run:
         store = self.store(setup, budget)
         with CrfPool(setup.protocol.crf, workers=1) as pool:
             return run_cell(
-                setup, seed, store=store, pool=pool, out=self.results, crf_engine="lattice", force=True
+                setup, seed, store=store, pool=pool, out=self.results, crf_engine="lattice", force="again"
             )
 
     @property

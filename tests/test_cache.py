@@ -134,6 +134,18 @@ def test_a_damaged_file_is_named_with_what_is_wrong_and_what_to_do(command, root
     assert "makes it again" in said.err
 
 
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read(command, root, monkeypatch):
+    extract(root)
+
+    def refused(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("uss_bench.cache_verification.crc32", refused)
+    said = command("cache", "verify")
+    assert said.code == 1
+    assert said.err.count("it cannot be read: Input/output error") > 1
+
+
 def test_every_damaged_file_is_listed(command, root):
     folder = extract(root)
     paths = [folder / facet / "00000-of-00002.npy" for facet in ("cls", "tokens")]

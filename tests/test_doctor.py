@@ -16,6 +16,7 @@ import torch
 from running import python
 
 from uss_bench import doctor
+from uss_bench.cores import usable_cores, whole_cores
 from uss_bench.doctor import examine, folders
 
 NAMES = ["python", "packages", "compiler", "CRF, lattice", "GPU", "cache", "results", "temporary", "SLURM"]
@@ -287,4 +288,5 @@ def test_the_quota_of_a_control_group_counts(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
     for text, cores in (("150000 100000\n", 1.5), ("max 100000\n", 8.0), ("1600000 100000\n", 8.0)):
         monkeypatch.setattr(Path, "read_text", lambda self, text=text: text)
-        assert doctor.usable_cores() == cores
+        assert usable_cores() == cores
+        assert whole_cores() == int(cores)

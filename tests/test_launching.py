@@ -133,8 +133,10 @@ def test_the_command_of_a_record_made_elsewhere_runs_that_cell(launched, command
 def test_ctrl_c_ends_everything_and_leaves_nothing_half_written(tmp_path):
     words = ["run", "--method", "mortal", "--dataset", "tiny", "--protocol", SMALL, "--seeds", "2"]
     words += ["--set", "deaths=-1", "--set", "diary=diary", "--jobs", "2", *HERE]
+    # Tests that run in the background have Ctrl-C ignored, and so would their children.
+    main = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {MAIN}"
     process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", main, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     diaries = [tmp_path / "diary-s0", tmp_path / "diary-s1"]
     for _ in range(3000):
@@ -150,6 +152,22 @@ def test_ctrl_c_ends_everything_and_leaves_nothing_half_written(tmp_path):
     assert not any(alive(int(path.read_text())) for path in diaries)
     left = {path.suffix for path in (tmp_path / "results").rglob("*") if path.is_file()}
     assert not left & {".json", ".npz", ".safetensors", ".partial", ".now"}
+
+
+def test_a_run_outlives_whoever_reads_its_messages(tmp_path):
+    words = ["run", "--method", "random", "--dataset", "tiny", "--protocol", SMALL, *HERE]
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stderr.close()  # as when `tee` dies
+        said = process.stdout.read()
+    assert process.returncode == 0
+    assert "mIoU" in said
+    assert len(done(tmp_path / "results", "random")) == 1
 
 
 @pytest.mark.skipif(not (find_spec("pip") and find_spec("setuptools")), reason="needs pip and setuptools")

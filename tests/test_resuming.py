@@ -44,7 +44,7 @@ class Cell:
         self.setup = run.setup(method, backbone="patchstats", params=few | params)
         self.seed = seed
 
-    def __call__(self, out: str = "results", *, force: bool = False):
+    def __call__(self, out: str = "results", *, force: str = ""):
         return run_cell(
             self.setup,
             self.seed,
@@ -185,9 +185,40 @@ def test_a_failed_run_keeps_what_it_had_and_force_forgets_it(run, monkeypatch):
             cell()
     workspace = cell.workspace()
     assert (workspace.folder / "training-0.snapshot").exists()
-    outcome = cell(force=True)
+    outcome = cell(force="again")
     assert outcome.record.status == "done"
     assert not workspace.folder.exists()
+
+
+def test_what_was_begun_under_an_order_goes_on_under_it_though_an_older_record_is_there(
+    run, kill, capsys, monkeypatch
+):
+    """A launcher starts the same task again; another command begins from the start."""
+    monkeypatch.setattr(progress, "_quiet", False)
+    cell = Cell(run, "smooseg")
+    whole = cell()
+    for order, step, goes_on in (("first", 4, False), ("first", 6, True), ("second", 4, False)):
+        kill(step)
+        with pytest.raises(Killed):
+            cell(force=order)
+        assert ("Training goes on" in capsys.readouterr().err) == goes_on
+        cell.workspace().tidy()
+    assert contents(cell(force="second")) == contents(whole)
+    assert "Training goes on after step 3" in capsys.readouterr().err
+    assert not cell.workspace().folder.exists()
+
+
+def test_a_state_that_could_not_be_read_again_is_told_when_it_is_first_written(tmp_path):
+    class Sampler:
+        def state_dict(self):
+            return {"order": np.arange(3)}
+
+        def load_state_dict(self, state):
+            pass
+
+    with pytest.raises(ContractError, match="kept of sampler cannot be read again"):
+        save_snapshot(tmp_path / "training-0.snapshot", {"sampler": Sampler()}, {})
+    assert not any(tmp_path.iterdir())
 
 
 # --- One cell, several processes -----------------------------------------------------------------

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -140,6 +141,8 @@ def test_remarks_say_what_a_person_may_want_to_know():
     assert remark(Job("PENDING", "Dependency")) == "waits for its features"
     assert remark(Job("RUNNING", "", "node1", 2)) == "start 3"
     assert remark(Job("PENDING", "Resources")) == ""
+    assert remark(Job("PENDING", "PartitionTimeLimit")) == "SLURM says PartitionTimeLimit"
+    assert remark(Job("PENDING", "JobHoldMaxRequeue", "", 5)) == "SLURM says JobHoldMaxRequeue, start 6"
 
 
 # --- The launcher --------------------------------------------------------------------------------
@@ -209,6 +212,103 @@ def test_a_damaged_ledger_is_an_error_for_jobs_might_be_submitted_twice(tmp_path
         slurm.Slurm(tmp_path, None).poll([make_task(tmp_path)])
 
 
+def test_what_is_found_out_late_replaces_no_newer_job(tmp_path, installed, programs, monkeypatch):
+    """``status`` may wait a minute for squeue, while the command at work submits the task again."""
+    task, ledger = make_task(tmp_path), Ledger(tmp_path / "slurm.jobs")
+    ledger.add({"a": Submitted("7", "")})
+
+    def read_queue_late(ids):
+        ledger.add({"a": Submitted("9", "")})
+        return {"7": Job("NODE_FAIL")}
+
+    monkeypatch.setattr(slurm, "read_queue", read_queue_late)
+    assert slurm.Slurm(tmp_path, None).poll([task])["a"].stage == "lost"
+    assert ledger.read() == {"a": Submitted("9", "")}
+
+
+def test_states_are_told_where_nothing_can_be_written(tmp_path, installed, monkeypatch):
+    Ledger(tmp_path / "slurm.jobs").add({"a": Submitted("7", "")})
+    monkeypatch.setattr(slurm, "read_queue", lambda ids: {"7": Job("NODE_FAIL")})
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("uss_bench.launch.slurm_ledger.atomic_write", refused)
+    assert slurm.Slurm(tmp_path, None).poll([make_task(tmp_path)])["a"].reason == "the node went down"
+
+
+def test_what_was_cancelled_from_elsewhere_is_not_lost(tmp_path, installed, programs):
+    tasks = [make_task(tmp_path, name) for name in ("a", "never")]
+    Ledger(tmp_path / "slurm.jobs").add({"a": Submitted("5_1", "")})
+    asked = programs("scancel")
+    programs("squeue", QUEUE)
+    slurm.Slurm(tmp_path, None).cancel(tasks)
+    assert asked.read_text().split() == ["5_1"]
+    assert slurm.Slurm(tmp_path, None).poll(tasks) == {
+        "a": State("cancelled", "interrupted by the user", "job 5_1")
+    }
+
+
+def test_jobs_whose_numbers_cannot_be_noted_down_are_cancelled(tmp_path, installed, programs, monkeypatch):
+    class Executor:
+        def __init__(self, *_, **__):
+            pass
+
+        update_parameters = __init__
+
+        def submit_array(self, starts):
+            return [SimpleNamespace(job_id=f"8_{index}") for index in range(len(starts))]
+
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(SlurmExecutor=Executor))
+    launcher, asked = slurm.Slurm(tmp_path, None), programs("scancel")
+    with monkeypatch.context() as full:
+
+        def no_space(*_):
+            raise OSError(28, "No space left on device")
+
+        full.setattr("uss_bench.launch.slurm_ledger.atomic_write", no_space)
+        with pytest.raises(RunError, match="could not be noted down"):
+            launcher.submit([make_task(tmp_path, name) for name in "ab"])
+    assert asked.read_text().split() == ["8_0", "8_1"]
+    launcher.submit([make_task(tmp_path, "a")])
+    assert Ledger(tmp_path / "slurm.jobs").read()["a"].job == "8_0"
+
+
+def test_arrays_that_are_cut_for_their_length_share_the_limit_on_jobs(tmp_path, installed, monkeypatch):
+    arrays = []
+    monkeypatch.setattr(slurm, "largest_array", lambda: 10)
+    launcher = slurm.Slurm(tmp_path, 10)
+    monkeypatch.setattr(launcher, "_submit_array", lambda tasks, *rest: arrays.append((len(tasks), rest[-1])))
+    launcher.submit([make_task(tmp_path, f"t{index}") for index in range(25)])
+    assert arrays == [(10, 4), (10, 4), (5, 2)]
+
+
+INTERRUPTED_BESIDE = """
+import os, signal, threading, time
+from uss_bench.launch.slurm import _uninterrupted
+threading.Thread(target=time.sleep, args=(5,), daemon=True).start()  # as BLAS has: it may get the signal
+done = False
+try:
+    with _uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        done = True
+except KeyboardInterrupt:
+    print("after" if done else "inside")
+"""
+
+
+def test_ctrl_c_waits_until_jobs_are_noted_down_whatever_thread_it_reaches():
+    said = subprocess.run(
+        [sys.executable, "-c", f"import signal; {DEFAULT_SIGNAL}\n{INTERRUPTED_BESIDE}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert said.stdout == "after\n", said.stderr
+
+
 @pytest.mark.parametrize(
     ("jobs", "sizes", "expected"),
     [(None, [3, 40], [3, 40]), (4, [1, 12], [1, 3]), (1, [2, 2, 2], [1, 1, 1]), (100, [2, 3], [2, 3])],
@@ -219,6 +319,9 @@ def test_a_limit_on_jobs_is_divided_among_arrays(jobs, sizes, expected):
 
 WRITE_CORES = f"import os; open('cores', 'w').write(os.environ['{CORES}'])"
 
+
+DEFAULT_SIGNAL = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+"""For tests that run in the background, where a shell has Ctrl-C ignored."""
 
 # --- Inside a job --------------------------------------------------------------------------------
 

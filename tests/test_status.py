@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from uss_bench.launch.launcher import State, Task
@@ -129,6 +131,28 @@ def test_a_wrong_plan_is_answered_with_the_closest_one(command, folder, tmp_path
 def test_what_ends_with_its_command_cannot_be_cancelled_from_elsewhere(command, folder, tmp_path):
     said = command("status", "mine", "--cancel", "--out", tmp_path)
     assert (said.code, "Press Ctrl-C where it runs" in said.err) == (2, True)
+
+
+def test_what_was_interrupted_is_planned_and_says_so(command, folder, tmp_path):
+    folder.write_states({"lost": Progress(State("cancelled", "interrupted by the user"), 1)})
+    said = command("status", "mine", "--out", tmp_path)
+    assert re.search(r"cell lost +planned +interrupted by the user\n", said.out)
+
+
+def test_a_record_that_is_to_be_made_again_is_not_done_before_it_is(command, folder, tmp_path):
+    folder.write(msgspec.structs.replace(folder.read(), forced=True))
+    record = tmp_path / "tiny" / "done.json"
+    planned_at = (folder.path / "plan").stat().st_mtime
+    for seconds, stage in ((-60, "planned"), (60, "done")):
+        os.utime(record, (planned_at + seconds, planned_at + seconds))
+        assert stages(command("status", "mine", "--out", tmp_path).out)["done"] == stage
+
+
+def test_what_a_command_of_this_machine_watches_is_cancelled_by_its_ctrl_c(command, folder, tmp_path):
+    folder.write(msgspec.structs.replace(folder.read(), launcher="slurm"))
+    with folder.at_work():
+        said = command("status", "mine", "--cancel", "--out", tmp_path)
+    assert (said.code, "would go on with it" in said.err) == (2, True)
 
 
 def test_no_file_of_a_plan_is_taken_for_a_record(folder, tmp_path):

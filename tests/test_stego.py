@@ -371,7 +371,7 @@ def planted_miou(seed: int, **params) -> tuple[float, int]:
 @pytest.mark.parametrize("seed", range(5))
 def test_planted_classes_are_recovered_but_not_without_the_zero_clamp(seed):
     assert planted_miou(seed)[0] > 0.9
-    assert planted_miou(seed, zero_clamp=False)[1] == 2
+    assert planted_miou(seed, zero_clamp=False)[0] < 0.6
 
 
 def test_the_probe_alone_may_stick_where_it_finds_the_classes_in_the_distilled_code():

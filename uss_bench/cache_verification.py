@@ -43,15 +43,18 @@ def _faulty_shards(part: Part) -> Iterator[Fault]:
     layout, facet = shards_of(part.path, part.files[0]), part.path.name
     for shard in range(layout.count):
         sidecar, path = layout.sidecar(facet, shard), layout.path(facet, shard)
-        if sidecar is None:
-            if layout.sidecar_path(facet, shard).is_file():
-                yield Fault(layout.sidecar_path(facet, shard), "it does not say what a shard holds")
-        elif not path.is_file():
-            yield Fault(path, "it is missing")
-        elif size(path) != sidecar.bytes:
-            yield Fault(path, f"it has {size(path):,} bytes instead of {sidecar.bytes:,}")
-        elif (found := crc32(path)) != sidecar.crc32:
-            yield Fault(path, f"its checksum is {found:08x} instead of {sidecar.crc32:08x}")
+        try:
+            if sidecar is None:
+                if layout.sidecar_path(facet, shard).is_file():
+                    yield Fault(layout.sidecar_path(facet, shard), "it does not say what a shard holds")
+            elif not path.is_file():
+                yield Fault(path, "it is missing")
+            elif size(path) != sidecar.bytes:
+                yield Fault(path, f"it has {size(path):,} bytes instead of {sidecar.bytes:,}")
+            elif (found := crc32(path)) != sidecar.crc32:
+                yield Fault(path, f"its checksum is {found:08x} instead of {sidecar.crc32:08x}")
+        except OSError as error:
+            yield Fault(path, f"it cannot be read: {error.strerror}")
 
 
 def _fault_of_npz(path: Path) -> str:

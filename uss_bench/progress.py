@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -39,13 +41,25 @@ def observe(observer: Observer | None) -> None:
 def say(text: str) -> None:
     """Print styled text as it is; no bar may be drawn at the time."""
     if not _quiet:
-        click.echo(text, err=True)
+        with _nobody_need_listen():
+            click.echo(text, err=True)
 
 
 def log(message: str) -> None:
     """Print one line, after the seconds since the command started, without breaking a bar."""
     if not _quiet:
-        tqdm.write(f"{time.monotonic() - _STARTED:7.1f}s  {message}", file=sys.stderr)
+        with _nobody_need_listen():
+            tqdm.write(f"{time.monotonic() - _STARTED:7.1f}s  {message}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _nobody_need_listen() -> Iterator[None]:
+    """Go on in silence when whoever read the messages (`tee`, a pager) is gone: the work is not for them."""
+    try:
+        yield
+    except BrokenPipeError:
+        set_quiet(True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # nothing is left to be flushed
 
 
 def bar(*, total: int, label: str, unit: str = "it") -> tqdm[Any]:

@@ -63,7 +63,7 @@ def run_cell(
     notes: tuple[str, ...] = (),
     labels_used: tuple[str, ...] = (),
     snapshot_seconds: float = SNAPSHOT_SECONDS,
-    force: bool = False,
+    force: str = "",
 ) -> Outcome:
     """Run one cell and write its record, or return the record that is there.
 
@@ -72,7 +72,8 @@ def run_cell(
 
     Args:
         snapshot_seconds: how much training a kill may cost.
-        force: run the cell from its beginning, whatever there is of it.
+        force: when not empty, run the cell from its beginning, whatever there is of it: the name of this
+            order. What a killed run has left that was given the same one is taken up.
 
     Raises:
         UssBenchError: when the run fails, after a record with its reason was written.
@@ -95,7 +96,7 @@ def run_cell(
     )
     with workspace.claim():
         if force:
-            workspace.forget()
+            workspace.begin(force)
         elif workspace.record.exists():
             return Outcome(workspace.record, read_record(workspace.record))
         return _run_and_record(setup, base, store, pool, out, workspace.folder, snapshot_seconds)

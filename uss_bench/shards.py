@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import msgspec
 import numpy as np
 
 from uss_bench.checked import Checked, look
+from uss_bench.cores import whole_cores
 from uss_bench.errors import DataError
 from uss_bench.paths import atomic_write
 
@@ -189,7 +189,7 @@ def channel_sums(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 
     total = np.zeros(array.shape[1])
     squares = np.zeros(array.shape[1])
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(min(8, whole_cores())) as threads:
         for one, its_squares in threads.map(of_item, array):
             total += one
             squares += its_squares

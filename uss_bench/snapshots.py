@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ def save_snapshot(path: Path, kept: Mapping[str, Kept], extra: Mapping[str, Any]
         extra: the caller's, plain values.
 
     Raises:
+        ContractError: when a state holds what could not be read again, such as an array of NumPy.
         DataError: when the disk is full or cannot be written; the snapshot before stays.
     """
     content = {
@@ -43,6 +45,8 @@ def save_snapshot(path: Path, kept: Mapping[str, Kept], extra: Mapping[str, Any]
     buffer = io.BytesIO()
     torch.save(content, buffer)
     packed = buffer.getvalue()
+    if not path.exists():  # the first: now is the time to say so, and not when it is needed
+        _check_readable(packed, kept)
     try:
         atomic_write(path, hashlib.sha256(packed).digest() + packed)
     except OSError as error:
@@ -62,13 +66,11 @@ def read_snapshot(path: Path, kept: Mapping[str, Kept], device: torch.device) ->
         content = path.read_bytes()
         if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
             raise ValueError("its digest is another")
-        found: dict[str, Any] = torch.load(
-            io.BytesIO(content[_DIGEST:]), map_location=device, weights_only=True
-        )
+        found = _load(content[_DIGEST:], device)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}.") from None
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path} cannot be read: {_first_line(error)}.") from None
     if found["kept"].keys() != kept.keys():
         raise DataError(f"{path} holds {', '.join(found['kept'])}, and not {', '.join(kept)}.")
     return found
@@ -86,6 +88,25 @@ def restore(found: Mapping[str, Any], kept: Mapping[str, Kept]) -> None:
         else:
             one.load_state_dict(state)
     _restore_random(found["random"])
+
+
+def _load(packed: bytes, device: torch.device) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(io.BytesIO(packed), map_location=device, weights_only=True)
+    return found
+
+
+def _check_readable(packed: bytes, kept: Mapping[str, Kept]) -> None:
+    try:
+        _load(packed, torch.device("cpu"))
+    except pickle.UnpicklingError as error:
+        raise ContractError(
+            f"What is kept of {', '.join(kept)} cannot be read again: {_first_line(error)}",
+            hint="Their state_dict may hold tensors, numbers, strings, lists and dictionaries.",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _state(name: str, one: Kept) -> Any:

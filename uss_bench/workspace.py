@@ -17,11 +17,15 @@ from pathlib import Path
 from uss_bench import progress
 from uss_bench.errors import DataError
 from uss_bench.locking import is_locked, locked
+from uss_bench.paths import atomic_write, not_written
 from uss_bench.record_files import record_path
 from uss_bench.records import Cell
 
 SNAPSHOT = ".snapshot"
 """What the names of snapshots of training end with."""
+
+ORDER = "order"
+"""Names the order to run a cell again that has a record; it lies in the folder until that is done."""
 
 FOLDER = ".work"
 """Of a dataset's results, where its cells at work have their folders."""
@@ -58,7 +62,7 @@ class Workspace:
     def claim(self) -> Iterator[None]:
         """Hold the cell, waiting for whoever holds it.
 
-        At the end the folder goes, unless there is work in it that a later run can go on with.
+        At the end the folder goes, unless the block failed and there is work in it to go on with.
 
         Raises:
             DataError: when the results folder cannot be written.
@@ -73,11 +77,23 @@ class Workspace:
                 ) from None
             try:
                 yield
-            finally:
-                if self.record.exists() or not any(self.folder.glob(f"*{SNAPSHOT}")):
-                    shutil.rmtree(self.folder, ignore_errors=True)
-                    with contextlib.suppress(OSError):
-                        self.folder.parent.rmdir()  # when it was the last
+            except BaseException:
+                if self._is_done() or not any(self.folder.glob(f"*{SNAPSHOT}")):
+                    self._remove()
+                raise
+            self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()  # when it was the last
+
+    def _is_done(self) -> bool:
+        """Whether the record is there, and is not one that is to be made again."""
+        try:
+            return self.record.stat().st_mtime_ns >= (self.folder / ORDER).stat().st_mtime_ns
+        except FileNotFoundError:
+            return self.record.exists()
 
     def _lock_in(self, stack: contextlib.ExitStack) -> None:
         """Lock the folder that is there, or is made: whoever finishes in the same moment removes it."""
@@ -97,7 +113,7 @@ class Workspace:
 
     def tidy(self) -> None:
         """Remove the folder of a finished cell, as after a run that was killed in its last moment."""
-        if not self.record.exists() or self.is_busy():
+        if not self._is_done() or self.is_busy():
             return
         if self.folder.exists():
             with self.claim():
@@ -106,8 +122,20 @@ class Workspace:
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()  # the very last that a kill can leave
 
-    def forget(self) -> None:
-        """Remove what a claimed folder holds of work done before."""
+    def begin(self, order: str) -> None:
+        """Remove what a claimed folder holds of work done before, unless it was done under the same order.
+
+        Raises:
+            DataError: when the folder cannot be written.
+        """
+        mark = self.folder / ORDER
+        with contextlib.suppress(OSError):
+            if mark.read_text() == order:
+                return
         for path in self.folder.iterdir():
             if path != self.lock:
                 path.unlink() if path.is_file() else shutil.rmtree(path)
+        try:
+            atomic_write(mark, order.encode())
+        except OSError as error:
+            raise not_written(mark, error) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,10 +174,16 @@ _REQUEST = [
     ),
 ]
 
+
+def _order(context: click.Context, parameter: click.Parameter, given: bool) -> str:
+    """Give the order to run cells again a name, by which a process knows what was begun under it."""
+    return secrets.token_hex(4) if given else ""
+
+
 _EXECUTION = [
     click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …"),
     out_option("Where records go. Default: results."),
-    click.option("--force", is_flag=True, help="Run again what has a record."),
+    click.option("--force", is_flag=True, callback=_order, help="Run again what has a record."),
     click.option("--dry-run", is_flag=True, help="Say what would run and what it would take; run nothing."),
     click.option(
         "--jobs",

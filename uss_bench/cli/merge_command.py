@@ -38,7 +38,7 @@ def command(registry: Registry, folders: tuple[Path, ...], out: Path, dry_run: b
     Records of the same inputs and the same results count once. If one of them holds other results, or is
     damaged, all such are named and nothing is copied. A failed run is dropped where a finished one exists.
     An interrupted merge leaves whole records only, and can be given again. What belongs to no record stays
-    behind: the results of probes, and the figures of studies, which 'uss-bench study' draws again.
+    behind: probes of frozen features, and the figures of studies, which 'uss-bench study' draws again.
     """
     from uss_bench import progress
     from uss_bench.merging import carry_out, plan_merge

@@ -64,6 +64,7 @@ def command(registry: Registry, plan: str | None, out: Path, everything: bool, c
 
 
 def _cancel(found: list[PlanFolder], plan: str | None) -> None:
+    from uss_bench.launch.launcher import OPEN
     from uss_bench.launch.status import launcher_of
 
     if plan is None or len(found) != 1:
@@ -72,6 +73,11 @@ def _cancel(found: list[PlanFolder], plan: str | None) -> None:
             hint=f"Name one: {', '.join(one.path.name for one in found) or 'there are none'}.",
         )
     (folder,) = found
+    if folder.is_at_work:
+        raise UsageError(
+            f"A command of this machine is at work on {folder.path.name}, and would go on with it.",
+            hint="Press Ctrl-C where it runs.",
+        )
     stored = folder.read()
     launcher = launcher_of(folder, stored)
     if launcher is None:
@@ -80,8 +86,6 @@ def _cancel(found: list[PlanFolder], plan: str | None) -> None:
             hint="Press Ctrl-C where it runs.",
         )
     states = launcher.poll(stored.tasks)
-    alive = [
-        task for task in stored.tasks if task.id in states and states[task.id].stage in ("queued", "running")
-    ]
+    alive = [task for task in stored.tasks if task.id in states and states[task.id].stage in OPEN]
     launcher.cancel(alive)
     click.echo(f"{len(alive)} tasks of {folder.path.name} ended")

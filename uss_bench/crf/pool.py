@@ -9,13 +9,13 @@ happens to a worker, the image that it held is still in the parent, which refine
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
 
+from uss_bench.cores import whole_cores
 from uss_bench.crf.engines import DEFAULT_PARAMS, Engine, check_settings, refine
 from uss_bench.crf.workers import Crew, Item, LabelMap, RefineFn, WorkerLost, label_map
 from uss_bench.errors import UsageError
@@ -66,7 +66,7 @@ class CrfPool:
         if timeout_s <= 0:
             raise UsageError(f"The CRF's time-out must be positive, not {timeout_s} seconds.")
         self._refine = refine_fn or functools.partial(refine, params=params, engine=engine)
-        self._workers = (os.cpu_count() or 1) if workers is None else workers
+        self._workers = whole_cores() if workers is None else workers
         self._timeout_s = timeout_s
         self._log = log or _warn
         self._crew: Crew | None = None

@@ -20,6 +20,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from uss_bench.cores import usable_cores
 from uss_bench.doctor.finding import Finding, State
 from uss_bench.doctor.folders import check_folders
 from uss_bench.doctor.slurm import check_slurm
@@ -204,13 +205,3 @@ def check_threads() -> Iterator[Finding]:
     yield Finding(
         "threads", "note" if advice else "ok", f"{found} ({settings})" if settings else found, advice
     )
-
-
-def usable_cores() -> float:
-    """Return how many cores this process may use: by its affinity, and by its control group's quota."""
-    allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return min(allowed, int(quota) / int(period))
-    except (OSError, ValueError):  # no control groups, or no quota ("max")
-        return allowed

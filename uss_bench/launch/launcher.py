@@ -18,14 +18,21 @@ import msgspec
 from uss_bench.json_files import JSON_ERRORS
 from uss_bench.specs import Resources
 
+INTERRUPTED = "interrupted by the user"
+"""The reason of ``cancelled``."""
+
 CORES = "USS_BENCH_CORES"
 """An environment variable that a launcher should set for a task's process: how many cores it has.
 
 The process uses so many threads and workers where the user has not said how many, and else all that it sees.
 """
 
-Stage = Literal["queued", "running", "done", "failed", "lost"]
-"""``failed``: the process said so itself, with a reason; ``lost``: it died, and may be started again."""
+Stage = Literal["queued", "running", "done", "failed", "lost", "cancelled"]
+"""``failed``: the process said so itself, with a reason; ``lost``: it died, and may be started again;
+``cancelled``: it was ended by `Launcher.cancel`, and is not started again behind the user's back."""
+
+OPEN: tuple[Stage, ...] = ("queued", "running")
+"""The stages of a task that may still do its work."""
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +40,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     stage: Stage
     reason: str = ""
-    """Of ``failed`` and ``lost``, for a person: ``killed by signal 9``, ``the node went down``."""
+    """Of what did not end well, for a person: ``killed by signal 9``, ``the node went down``."""
     place: str = ""
     """Where it is or was: a machine, a job's number."""
 
@@ -82,6 +89,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 class Launcher(Protocol):
     """Starts tasks as processes, somewhere.
+
+    All but ``local`` are taken to keep tasks at work when the process that submitted them ends: a command
+    that ends by an error leaves them, and only Ctrl-C and ``uss-bench status --cancel`` end them.
 
     The entry point (group ``uss_bench.launchers``) names a class, or a function, that is called as
     ``entry(folder, jobs, **options)``:

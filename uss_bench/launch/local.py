@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uss_bench.launch.launcher import State, Task
+from uss_bench.launch.launcher import OPEN, State, Task
 
 TIED = "USS_BENCH_TIED"
 """Set for processes that end when their standard input does, which is when this process is gone."""
@@ -83,7 +83,7 @@ class Local:
                 _close(started.process)
 
     def _start(self) -> None:
-        waiting = {name for name, state in self._states.items() if state.stage in ("queued", "running")}
+        waiting = {name for name, state in self._states.items() if state.stage in OPEN}
         for task in list(self._queue):
             if len(self._started) >= self._jobs:
                 return

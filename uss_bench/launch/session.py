@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from uss_bench import progress
-from uss_bench.errors import UsageError
-from uss_bench.launch.launcher import Launcher, State, Task
+from uss_bench.errors import UsageError, UssBenchError
+from uss_bench.launch.launcher import INTERRUPTED, OPEN, Launcher, State, Task
 from uss_bench.launch.stored import PlanFolder, Progress, StoredPlan
 from uss_bench.launch.view import View
-
-_OPEN = ("queued", "running")
+from uss_bench.launch.work import LOCAL
 
 
 class Session:
@@ -30,7 +29,11 @@ class Session:
         self._view = view
         self._retries = retries
         self._tasks = plan.tasks
+        self._tied = plan.launcher == LOCAL
+        """Whether tasks end with this process."""
         self._known: dict[str, Progress] = {}
+        self._refused: set[str] = set()
+        """Tasks that died and were not taken again so far."""
 
     def run(self) -> dict[str, State]:
         """Run all tasks and return what became of each, by its id.
@@ -40,6 +43,8 @@ class Session:
 
         Raises:
             UsageError: when another process is at it.
+            UssBenchError: when the launcher does not take the tasks. None of them is left at work; those of
+                an earlier command are.
             KeyboardInterrupt: after all tasks were ended.
         """
         with self._folder.at_work() as ours:
@@ -51,14 +56,20 @@ class Session:
                     while self._waiting():
                         time.sleep(self._launcher.interval)
                         self._look()
-            except BaseException:  # Ctrl-C, and whatever else ends the command: no task outlives it
+            except KeyboardInterrupt:
                 self._end_all()
+                raise
+            except BaseException:
+                if self._tied:
+                    self._end_all()
+                else:
+                    self._leave()
                 raise
         return {name: one.state for name, one in self._known.items()}
 
     def _submit_new(self) -> None:
         there = self._launcher.poll(self._tasks)
-        kept = {name: state for name, state in there.items() if state.stage in _OPEN}
+        kept = {name: state for name, state in there.items() if state.stage in OPEN}
         self._known = {name: Progress(state, 1) for name, state in kept.items()}
         over: set[str] = set()
         if kept:
@@ -69,7 +80,12 @@ class Session:
                 for task in self._tasks
                 if task.kind == "extraction" and task.id in there and there[task.id].stage == "done"
             }
-        self._submit([task for task in self._tasks if task.id not in kept and task.id not in over])
+        new = [task for task in self._tasks if task.id not in kept and task.id not in over]
+        try:
+            self._submit(new)
+        except UssBenchError:
+            self._end(new)
+            raise
         self._tell()
 
     def _submit(self, tasks: Sequence[Task]) -> None:
@@ -82,7 +98,7 @@ class Session:
     def _look(self) -> None:
         waiting = self._waiting()
         found = self._launcher.poll(waiting)
-        again = []
+        again: dict[str, tuple[Task, State]] = {}
         changed = False
         for task in waiting:
             before = self._known[task.id]
@@ -91,15 +107,35 @@ class Session:
                 continue
             changed = True
             if state.stage == "lost" and before.attempts <= self._retries:
-                progress.log(f"{task.label}: {state.reason}; it is started again ({task.log})")
-                again.append(task)
+                again[task.id] = (task, state)
             else:
                 self._known[task.id] = Progress(state, before.attempts)
         if again:
-            self._submit(again)
+            self._submit_again(again)
         if changed:
             self._tell()
         self._view.draw(self._known)
+
+    def _submit_again(self, lost: Mapping[str, tuple[Task, State]]) -> None:
+        """Submit tasks that died. Those that are not taken are tried again while others are at work."""
+        before = {name: self._known[name].attempts for name in lost}
+        for name in lost.keys() - self._refused:
+            task, state = lost[name]
+            progress.log(f"{task.label}: {state.reason}; it is started again ({task.log})")
+        try:
+            self._submit([task for task, _ in lost.values()])
+        except UssBenchError as error:
+            others = any(task.id not in lost for task in self._waiting())
+            for name, (_, state) in lost.items():
+                refused = State(
+                    "queued" if others else "lost", f"{state.reason}; it was not taken again: {error.what}"
+                )
+                self._known[name] = Progress(refused, before[name])
+            if others and not lost.keys() <= self._refused:
+                progress.log(f"{error.what} It is tried again while other tasks are at work.")
+            self._refused |= lost.keys()
+        else:
+            self._refused -= lost.keys()
 
     def _tell(self) -> None:
         with contextlib.suppress(OSError):  # a full disk ends tasks, with their reasons, and not the watch
@@ -107,20 +143,33 @@ class Session:
         self._view.draw(self._known)
 
     def _end_all(self) -> None:
-        waiting = self._waiting()
-        if waiting:
-            progress.log(f"Ending {len(waiting)} tasks that are queued or running")
-            self._launcher.cancel(waiting)
-        for task in waiting:
-            attempts = self._known[task.id].attempts
-            self._known[task.id] = Progress(State("lost", "interrupted by the user"), attempts)
+        """End everything that may be at work; before the launcher was first asked, that is every task."""
+        open_ones = self._waiting() if self._known else self._tasks
+        if open_ones:
+            progress.log(f"Ending {len(open_ones)} tasks that are queued or running")
+        self._end(open_ones)
+
+    def _end(self, tasks: Sequence[Task]) -> None:
+        if tasks:
+            self._launcher.cancel(tasks)
+        for task in tasks:
+            attempts = self._known[task.id].attempts if task.id in self._known else 0
+            self._known[task.id] = Progress(State("cancelled", INTERRUPTED), attempts)
         with contextlib.suppress(OSError):
             self._folder.write_states(self._known)
+
+    def _leave(self) -> None:
+        """Say that tasks go on, when an error ends the command that watched them."""
+        if waiting := self._waiting():
+            progress.log(
+                f"{len(waiting)} tasks go on without this command: give it again to watch them, or end them: "
+                f"uss-bench status {self._folder.path.name} --cancel --out {self._folder.out}"
+            )
 
     def _waiting(self) -> list[Task]:
         """Return the tasks that were submitted and have not ended."""
         known = (task for task in self._tasks if task.id in self._known)
-        return [task for task in known if self._known[task.id].state.stage in _OPEN]
+        return [task for task in known if self._known[task.id].state.stage in OPEN]
 
 
 def taken(folder: PlanFolder) -> UsageError:

@@ -13,6 +13,7 @@ import datetime
 import importlib.util
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ import msgspec
 
 from uss_bench import progress
 from uss_bench.errors import RunError, UsageError
-from uss_bench.launch.launcher import State, Task
+from uss_bench.launch.launcher import INTERRUPTED, State, Task
 from uss_bench.launch.slurm_job import JobStart
 from uss_bench.launch.slurm_ledger import Ledger, Submitted
 from uss_bench.launch.slurm_queue import WAITING, Job, cancel_jobs, largest_array, last_words, read_queue
@@ -119,11 +120,15 @@ class Slurm:
         groups: dict[tuple[Resources, tuple[str, ...]], list[Task]] = {}
         for task in tasks:
             groups.setdefault((self._resources(task), tuple(sorted(task.after))), []).append(task)
-        at_once = _shares(self._jobs, [len(group) for group in groups.values()])
         # Groups are in the order of their first task, so extractions come before what waits for them.
-        for ((resources, after), group), parallel in zip(groups.items(), at_once, strict=True):
-            for start in range(0, len(group), limit):
-                self._submit_array(group[start : start + limit], resources, after, parallel)
+        arrays = [
+            (group[start : start + limit], *asked)
+            for asked, group in groups.items()
+            for start in range(0, len(group), limit)
+        ]
+        at_once = _shares(self._jobs, [len(array) for array, *_ in arrays])
+        for (array, resources, after), parallel in zip(arrays, at_once, strict=True):
+            self._submit_array(array, resources, after, parallel)
 
     def _resources(self, task: Task) -> Resources:
         asked = {name: value for name, value in self._asked.items() if value is not None}
@@ -162,7 +167,13 @@ class Slurm:
                 ) from error
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             new = {task.id: Submitted(job.job_id, now) for task, job in zip(tasks, submitted, strict=True)}
-            self._ledger.add(new)
+            try:
+                self._ledger.add(new)
+            except OSError as error:
+                cancel_jobs({one.job for one in new.values()})
+                raise RunError(
+                    f"What was submitted could not be noted down, so it was cancelled: {error}."
+                ) from None
         for task in tasks:
             self._gone_since.pop(task.id, None)
 
@@ -191,13 +202,14 @@ class Slurm:
         if queue is None:
             last = {name: self._said.get(name, State("queued")) for name in open_ones}
             return {**states, **last}
-        ended: dict[str, Submitted] = {}
+        ended: dict[str, State] = {}
         for name, (task, submitted) in open_ones.items():
             states[name] = self._state(task, submitted, queue.get(submitted.job))
             if states[name].stage in ("failed", "lost"):
-                ended[name] = msgspec.structs.replace(submitted, ended=states[name])
+                ended[name] = states[name]
         if ended:
-            self._ledger.add(ended)
+            with contextlib.suppress(OSError):  # a full disk, or a reader of other people's results
+                self._ledger.end({name: known[name].job for name in ended}, ended)
         self._said = states
         return states
 
@@ -236,12 +248,9 @@ class Slurm:
             return
         ids = {one.job for one in mine.values()}
         cancel_jobs(ids)
-        self._ledger.add(
-            {
-                name: msgspec.structs.replace(one, ended=State("lost", "interrupted by the user"))
-                for name, one in mine.items()
-            }
-        )
+        with contextlib.suppress(OSError):
+            ended = dict.fromkeys(mine, State("cancelled", INTERRUPTED))
+            self._ledger.end({name: one.job for name, one in mine.items()}, ended)
         deadline = time.monotonic() + _CANCELLING_S
         while True:
             queue = read_queue(ids)
@@ -275,12 +284,21 @@ def _shares(jobs: int | None, sizes: Sequence[int]) -> list[int]:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until the block has ended."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Let Ctrl-C wait until the block has ended, for this process and those that it starts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ctrl-C is the main thread's
+        return
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    # Processes inherit the mask. It does not hold other threads, to whom the signal may go; the handler does.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _check_installed() -> None:

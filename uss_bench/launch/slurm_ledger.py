@@ -1,10 +1,15 @@
-"""Which jobs a plan's tasks became: kept in a file, for jobs outlive the command that submitted them."""
+"""Which jobs a plan's tasks became: kept in a file, for jobs outlive the command that submitted them.
+
+``uss-bench status`` writes it too, with what it learns of jobs that SLURM will forget: a change is one of
+what is there at that moment, under a lock.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import filelock
 import msgspec
 
 from uss_bench.errors import DataError
@@ -50,6 +55,35 @@ class Ledger:
             ) from None
 
     def add(self, some: Mapping[str, Submitted]) -> None:
-        """Add tasks, or replace what is known of them."""
-        content = msgspec.json.format(msgspec.json.encode({**self.read(), **some}), indent=1)
+        """Add tasks, or replace what is known of those that were submitted before.
+
+        Raises:
+            OSError: when the file cannot be written.
+            DataError: when it is damaged.
+        """
+        with self._locked():
+            self._write({**self.read(), **some})
+
+    def end(self, jobs: Mapping[str, str], ended: Mapping[str, State]) -> None:
+        """Note what tasks came to, unless they were submitted again meanwhile.
+
+        Args:
+            jobs: of the tasks, as they were when that was found out.
+
+        Raises:
+            OSError: when the file cannot be written.
+            DataError: when it is damaged.
+        """
+        with self._locked():
+            known = self.read()
+            for name, state in ended.items():
+                if name in known and known[name].job == jobs[name]:
+                    known[name] = msgspec.structs.replace(known[name], ended=state)
+            self._write(known)
+
+    def _locked(self) -> filelock.BaseFileLock:
+        return filelock.FileLock(self._path.with_name(f"{self._path.name}.lock"))
+
+    def _write(self, known: Mapping[str, Submitted]) -> None:
+        content = msgspec.json.format(msgspec.json.encode(known), indent=1)
         atomic_write(self._path, content + b"\n")

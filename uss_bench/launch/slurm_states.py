@@ -44,7 +44,10 @@ def remark(job: Job) -> str:
     why = {
         "BeginTime": "requeued",
         "Dependency": "waits for its features",
+        "JobArrayTaskLimit": "",
         "JobHeldAdmin": "held by the administrator",
         "JobHeldUser": "held by hand",
-    }.get(job.reason, "")
+        "Priority": "",
+        "Resources": "",
+    }.get(job.reason, f"SLURM says {job.reason}" if job.reason else "")
     return ", ".join(filter(None, [why, start]))

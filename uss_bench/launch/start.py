@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import msgspec
 
 from uss_bench import progress
-from uss_bench.errors import DataError, RunError, UssBenchError
-from uss_bench.launch.launcher import State
+from uss_bench.cores import whole_cores
+from uss_bench.errors import DataError, RunError, UsageError, UssBenchError
+from uss_bench.launch.launcher import OPEN, State, Task
 from uss_bench.launch.launchers import find_launcher
 from uss_bench.launch.planning import Planned, make_tasks
 from uss_bench.launch.reporting import Reporter
 from uss_bench.launch.running import CellRunner
 from uss_bench.launch.session import Session, taken
+from uss_bench.launch.status import launcher_of
 from uss_bench.launch.stored import PlanFolder, PlannedTask, StoredPlan, now
 from uss_bench.launch.view import View, first_line, short
 from uss_bench.launch.work import LOCAL, Execution, Start
@@ -115,8 +116,7 @@ def _run_elsewhere(
 
 def _share_of_this_machine(execution: Execution, jobs: int) -> Execution:
     """Give each of so many processes its share of the cores, where the user has not said how many."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, cores // jobs)
+    share = max(1, whole_cores() // jobs)
     return msgspec.structs.replace(
         execution, threads=execution.threads or share, workers=execution.workers or share
     )
@@ -132,14 +132,18 @@ def _keep(
     """Write a plan where ``uss-bench status`` finds it, with tasks for the cells of `todo`.
 
     Raises:
-        UsageError: when another process is at work on it, and these cells would be its tasks.
+        UsageError: when another process is at work on it, and these cells would be its tasks; when they are
+            tasks of another launcher.
     """
     folder = PlanFolder.of(Path(execution.out), name, [one.cell.id for one in cells])
     if folder.is_at_work:
         if todo:
             raise taken(folder)
         return folder  # whose plan is the other's; cells of this process wait for those of the other
+    left = _left_at_work(folder, start, {stem(one.cell) for one in pending(cells, execution)})
     extractions, tasks = make_tasks(todo, execution, folder.path, start.jobs)
+    planned = {task.id for task in extractions}
+    others = [task for task in left if task.kind == "extraction" and task.id not in planned]
     task_of = dict(zip((one.cell.id for one in todo), tasks, strict=True))
     folder.write(
         StoredPlan(
@@ -150,7 +154,8 @@ def _keep(
             launcher=start.name or "",
             options=dict(start.options),
             jobs=start.jobs,
-            extractions=extractions,
+            forced=bool(execution.force),
+            extractions=[*others, *extractions],
             cells=[
                 PlannedTask(label=one.label, record=str(one.record(Path())), task=task_of.get(one.cell.id))
                 for one in cells
@@ -159,6 +164,31 @@ def _keep(
     )
     folder.write_states({})  # those of an earlier command are not of this one
     return folder
+
+
+def _left_at_work(folder: PlanFolder, start: Start, pending: Set[str]) -> list[Task]:
+    """Return the tasks of an earlier command that its launcher still has at work.
+
+    Args:
+        pending: ids of cells that are to run now.
+
+    Raises:
+        UsageError: when some of these are among them, and another launcher is to start them now.
+    """
+    try:
+        plan = folder.read()
+        launcher = launcher_of(folder, plan)
+        states = launcher.poll(plan.tasks) if launcher is not None else {}
+    except UssBenchError:  # no plan before this one, or on a machine that cannot ask
+        return []
+    left = [task for task in plan.tasks if task.id in states and states[task.id].stage in OPEN]
+    if plan.launcher != start.name and any(task.id in pending for task in left):
+        raise UsageError(
+            f"{len(left)} tasks of an earlier command are still queued or running on '{plan.launcher}'.",
+            hint=f"Watch them with --launcher {plan.launcher}, or end them first: "
+            f"uss-bench status {folder.path.name} --cancel --out {folder.out}",
+        )
+    return left
 
 
 def _outcome(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from uss_bench.errors import DataError, UssBenchError
-from uss_bench.launch.launcher import Launcher, State, Task
+from uss_bench.launch.launcher import OPEN, Launcher, State, Task
 from uss_bench.launch.launchers import find_launcher
 from uss_bench.launch.reporting import duration, read_now
 from uss_bench.launch.stored import PlanFolder, PlannedTask, Progress, StoredPlan
@@ -19,8 +19,8 @@ from uss_bench.locking import is_locked
 from uss_bench.record_files import read_record
 from uss_bench.workspace import FOLDER as WORK
 
-Stage = Literal["planned", "queued", "running", "done", "failed"]
-STAGES: tuple[Stage, ...] = ("done", "running", "queued", "planned", "failed")
+CellStage = Literal["planned", "queued", "running", "done", "failed"]
+STAGES: tuple[CellStage, ...] = ("done", "running", "queued", "planned", "failed")
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class CellStatus:
     """How far a cell is, or an extraction."""
 
     label: str
-    stage: Stage
+    stage: CellStage
     detail: str = ""
-    """How far it is, or why it failed."""
+    """How far it is, or why it failed or waits."""
     log: Path | None = None
     """What its process printed, where there is such a file."""
 
@@ -49,7 +49,7 @@ class PlanStatus:
     """Why the launcher could not be asked."""
 
     @property
-    def counts(self) -> Counter[Stage]:
+    def counts(self) -> Counter[CellStage]:
         """How many cells there are in each stage."""
         return Counter(cell.stage for cell in self.cells)
 
@@ -69,7 +69,8 @@ def plan_status(folder: PlanFolder) -> PlanStatus:
     states = folder.read_states()
     said, unknown = _ask(folder, plan)
     extractions = [_of_extraction(task, at_work, states, said) for task in plan.extractions]
-    cells = [_of_cell(cell, folder, at_work, states, said) for cell in plan.cells]
+    since = (folder.path / "plan").stat().st_mtime if plan.forced else 0.0
+    cells = [_of_cell(cell, folder, since, at_work, states, said) for cell in plan.cells]
     return PlanStatus(folder, plan, at_work, extractions, cells, unknown)
 
 
@@ -100,7 +101,7 @@ def _of_extraction(
     ended = task.ended()
     if ended is not None:
         state = ended
-    if state is None or (state.stage in ("queued", "running") and not at_work and task.id not in said):
+    if state is None or (state.stage in OPEN and not at_work and task.id not in said):
         return CellStatus(task.label, "planned")
     return _told(task.label, state, task)
 
@@ -108,25 +109,28 @@ def _of_extraction(
 def _of_cell(
     cell: PlannedTask,
     folder: PlanFolder,
+    since: float,
     at_work: bool,
     states: Mapping[str, Progress],
     said: Mapping[str, State],
 ) -> CellStatus:
+    """Find out how far a cell is, whose record counts when it is no older than `since`."""
     record = folder.out / cell.record
     file = folder.path / f"{record.stem}.task"
-    if record.exists():
-        return CellStatus(cell.label, "done")
+    with contextlib.suppress(FileNotFoundError):
+        if record.stat().st_mtime >= since:
+            return CellStatus(cell.label, "done")
     if is_locked(record.parent / WORK / record.stem / "lock"):
         return CellStatus(cell.label, "running", _how_far(file), _log(file))
     asked = said.get(file.stem)
     known = states[file.stem].state if file.stem in states else None
     for state in (asked, known if at_work else None):
-        if state is not None and state.stage in ("queued", "running"):
+        if state is not None and state.stage in OPEN:
             return _told(cell.label, state, cell.task)
     if reason := _recorded_reason(record.with_suffix(".failed.json"), folder, at_work):
         return CellStatus(cell.label, "failed", reason, _log(file))
     for state in (asked, known):
-        if state is not None and state.stage in ("failed", "lost"):
+        if state is not None and state.stage in ("failed", "lost", "cancelled"):
             return _told(cell.label, state, cell.task)
     return CellStatus(cell.label, "queued" if at_work else "planned")
 
@@ -138,6 +142,8 @@ def _told(label: str, state: State, task: Task | None) -> CellStatus:
         return CellStatus(label, "running", detail, _log(file))
     if state.stage in ("failed", "lost"):
         return CellStatus(label, "failed", state.reason, _log(file))
+    if state.stage == "cancelled":
+        return CellStatus(label, "planned", state.reason)
     return CellStatus(label, "done" if state.stage == "done" else "queued", state.reason)
 
 

@@ -80,6 +80,8 @@ class View:
                 message = f"{task.label}: done in {duration(took)}"
             elif state.stage in ("failed", "lost"):
                 message = f"{task.label}: failed. {first_line(state.reason)} (log: {short(task.log)})"
+            elif state.stage == "cancelled":
+                message = f"{task.label}: {state.reason}"
             if message:
                 self._clear()
                 progress.log(message)
@@ -91,7 +93,7 @@ class View:
         )
         done = counts["done"] + self._done_before
         cells = sum(task.kind == "cell" for task in self._tasks) + self._done_before
-        failed = counts["failed"] + counts["lost"]
+        failed = counts["failed"] + counts["lost"] + counts["cancelled"]
         parts = [
             click.style(f"{done} done", fg="green"),
             click.style(f"{counts['running']} running", fg="cyan"),

@@ -84,8 +84,9 @@ class Execution(_Part, frozen=True):
     """Threads of torch; None for what torch chooses."""
     snapshot_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     """How much training a kill may cost."""
-    force: bool = False
-    """Run again what has a record."""
+    force: str = ""
+    """Run again what has a record: the name of this order, or '' to leave it. A process that is started again
+    goes on with what was begun under the same order."""
     plugins: list[str] = []
     """Folders given by ``--plugin``."""
     folder: str = "."
