@@ -118,13 +118,13 @@ DAMAGE = {
         "where none was offered",
     ),
     "images": (spoil_images, "2 image ids in the npz, 3 images"),
-    "clusters": (lambda path: rewrite(path, clusters=5), "which should be (2, 5, 2)"),
+    "clusters": (lambda path: rewrite(path, clusters=5), "has 2 for 5 clusters"),
     "environment": (lambda path: rewrite(path, environment={"git": "a"}), "the environment lacks uss-bench"),
     "date": (lambda path: rewrite(path, created="yesterday"), "no date of creation"),
     "name": (lambda path: path.rename(path.with_name("other.json")), "its inputs give the name"),
     "counts": (
         lambda path: rewrite_counts(path, lambda named: named.pop("counts/last/crf")),
-        "no counts of last crf",
+        "it lacks the counts of 'last/crf'",
     ),
     "maps": (
         lambda path: rewrite_counts(path, lambda named: named.update({"maps/last/raw": MAPS + 7})),

@@ -202,15 +202,15 @@ def test_other_weights_under_a_cards_name_are_told_where_the_digest_is_published
 # --- Settings against the ledger -----------------------------------------------------------------
 
 
-def row(miou: float) -> ScoreRow:
+def row(miou: float, clusters: int) -> ScoreRow:
     return ScoreRow(
         accuracy=82.8,
         miou=miou,
-        iou=[miou],
-        precision=[miou],
-        recall=[miou],
-        class_of_cluster=[0],
-        clusters_used=1,
+        iou=[miou, None],
+        precision=[miou, None],
+        recall=[miou, None],
+        class_of_cluster=[0, 1][:clusters],
+        clusters_used=clusters,
         pixels=9,
     )
 
@@ -219,6 +219,8 @@ def a_setting(
     folder: Path, mious: list[float], *, cell: Cell = CELL, counts: np.ndarray | None = None
 ) -> Setting:
     """A setting with a seed for each value; raw is 1 point below, the label-selected 2 points above."""
+    counts = np.ones((3, 1, 2), dtype=np.int64) if counts is None else counts
+    clusters = counts.shape[1]
     entries = []
     for seed, miou in enumerate(mious):
         seeded = replace(cell, seed=seed)
@@ -229,11 +231,10 @@ def a_setting(
             cell=seeded,
             protocol=get_protocol("stego320@1"),
             classes=[ClassRow(name=name, colour=(1, 2, 3)) for name in ("road", "sky")],
-            clusters=1,
-            last=CheckpointResult(step=None, raw=row(miou - 1), crf=row(miou)),
-            selected=CheckpointResult(step=400, raw=row(miou + 1), crf=row(miou + 2)),
+            clusters=clusters,
+            last=CheckpointResult(step=None, raw=row(miou - 1, clusters), crf=row(miou, clusters)),
+            selected=CheckpointResult(step=400, raw=row(miou + 1, clusters), crf=row(miou + 2, clusters)),
         )
-        counts = np.ones((3, 1, 1), dtype=np.int64) if counts is None else counts
         keys = [(checkpoint, kind) for checkpoint in ("last", "selected") for kind in ("raw", "crf")]
         arrays = Arrays([str(i) for i in range(len(counts))], dict.fromkeys(keys, counts), [], {})
         path, _ = write_record(folder, record, arrays, None)

@@ -235,6 +235,20 @@ def test_predict_labels_whole_images_at_their_own_size(uss, command, tmp_path):
     assert {entry["class"] for entry in legend.values()} == {"smooth", "striped"}
 
 
+def test_a_state_that_the_methods_code_does_not_take_any_more_is_told(uss, command, tmp_path, monkeypatch):
+    uss(*DINO)
+    (path,) = records(tmp_path)
+
+    def of_another_version(self, state):
+        raise KeyError("centroids")
+
+    entry = Registry().find("methods", "dino").load()
+    monkeypatch.setattr(entry, "load_state_dict", of_another_version)
+    said = command("predict", "--record", path, "--images", tmp_path, "--out", tmp_path / "maps")
+    assert said.code == 1
+    assert "Method 'dino' failed in loading its state: KeyError: 'centroids'" in said.err
+
+
 def label_folder(folder: Path, *, exchange: bool = False) -> Path:
     """Write the ground truth of `tiny`'s test split as if a method had predicted it."""
     spec, plugin = Registry([PLUGINS]).dataset("tiny")
@@ -256,6 +270,8 @@ def test_label_maps_made_elsewhere_are_matched_and_scored(uss, tmp_path, exchang
     assert record.last.raw.accuracy == 100
     assert record.last.crf is None
     assert record.last.raw.class_of_cluster == ([1, 0] if exchange else [0, 1])
+    said = uss("predict", "--record", records(tmp_path)[0], "--images", maps)
+    assert (said.code, "has no trained state" in said.err) == (2, True)
     ours = resolve(Request(method="constant", dataset="tiny"), Registry([PLUGINS])).cell(0)
     assert TableKey.of(record.cell) == TableKey.of(ours)
 

@@ -21,9 +21,9 @@ from uss_bench.context import Clock
 from uss_bench.crf import CrfPool
 from uss_bench.errors import DataError, UsageError
 from uss_bench.record_files import read_arrays, read_record, read_state
+from uss_bench.records import UNMATCHED
 from uss_bench.registry import Registry
 from uss_bench.runner import Outcome, make_evaluator
-from uss_bench.scoring import UNMATCHED
 
 Train = Callable[..., Outcome]
 FROZEN = ["attention-gradient", "blurred-keys"]

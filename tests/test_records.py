@@ -77,7 +77,8 @@ def a_record(cell: Cell = CELL, **fields) -> RunRecord:
 
 def some_arrays() -> Arrays:
     rng = np.random.default_rng(0)
-    counts = {("last", kind): rng.integers(0, 9, (3, 2, 2)) for kind in ("raw", "crf")}
+    keys = [("last", "raw"), ("last", "crf"), ("selected", "raw")]
+    counts = {key: rng.integers(0, 9, (3, 2, 2)) for key in keys}
     maps = {("last", kind): rng.integers(0, 2, (2, 8, 8)).astype(np.uint8) for kind in ("raw", "crf")}
     return Arrays(image_ids=["a", "b/c", "ä"], counts=counts, map_ids=["a", "ä"], maps=maps)
 

@@ -80,9 +80,10 @@ def test_a_deviation_that_is_gone_is_to_be_taken_out():
     assert "Take it out" in claims_report(judged, outdated(judged, [KNOWN]))
 
 
-def test_the_ledger_of_known_deviations_is_read_and_may_be_absent(tmp_path):
+def test_the_ledger_of_known_deviations_is_read_and_a_wrong_one_is_an_error(tmp_path):
     path = tmp_path / "known.toml"
-    assert read_known(path) == []
+    with pytest.raises(DataError, match="does not exist"):
+        read_known(path)
     path.write_text(
         '[[known]]\npaper = "smooseg"\nmethod = "smooseg"\ndataset = "potsdam3"\nstatus = "lower"\n'
         'reason = "other weights"\n'
@@ -101,6 +102,7 @@ def claims(command, monkeypatch, tmp_path):
         monkeypatch.setattr("uss_bench.collection.read_entries", lambda folders: ([object()], []))
         monkeypatch.setattr("uss_bench.collection.gather", lambda entries: [])
         monkeypatch.setattr("uss_bench.claims.check_claims", lambda settings: list(checks))
+        (tmp_path / "known.toml").write_text("known = []")
         return command("regress", "claims", "--known", tmp_path / "known.toml")
 
     return claims

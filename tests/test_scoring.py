@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from uss_bench.protocol import get_protocol
-from uss_bench.scoring import UNMATCHED, confusion_matrix, count, match, score, score_under
+from uss_bench.records import UNMATCHED
+from uss_bench.scoring import confusion_matrix, count, match, score, score_under
 
 many = settings(max_examples=150, deadline=None)
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 5))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -23,7 +25,10 @@ _RATIO = 200
 """Label maps shrink to a hundredth; bombs to a ten-thousandth and less."""
 _SLACK = 64 << 20
 _BLOCK = 1 << 20
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
+_BROKEN = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, LookupError,
+    UnicodeDecodeError, OverflowError, NotImplementedError, RuntimeError,
+)  # fmt: skip
 
 
 class _Member(NamedTuple):

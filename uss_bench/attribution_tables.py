@@ -27,6 +27,7 @@ from uss_bench.collection import Entry, Setting
 from uss_bench.errors import DataError
 from uss_bench.json_files import JSON_ERRORS
 from uss_bench.records import Refinement, ScoreRow
+from uss_bench.text import in_markdown
 
 _CONFUSIONS = 3
 _LEAST_SHOWN = 0.02
@@ -122,12 +123,13 @@ def as_text(found: Attribution, *, markdown: bool = False) -> str:
         f"last checkpoint, {'after' if found.refinement == 'crf' else 'before'} the CRF, "
         f"{'mean over seeds' if len(found.errors) > 1 else 'seed'} {seeds}"
     )
-    head = f"### {title}\n\n{shown}" if markdown else f"{click.style(title, bold=True)}\n{shown}"
+    head = f"### {in_markdown(title)}\n\n{shown}" if markdown else f"{click.style(title, bold=True)}\n{shown}"
     return "\n\n".join([head, _class_table(found, markdown), _ladder_table(found, markdown), _legend(found)])
 
 
 def _class_table(found: Attribution, markdown: bool) -> str:
     counted_as = found.mean("counted_as")
+    names = [in_markdown(name) for name in found.classes] if markdown else found.classes
     share, iou = found.mean("share"), found.mean("iou")
     holding, effective = found.mean("clusters_holding"), found.mean("effective_clusters")
     stability = mean_of_known(found.stability)
@@ -137,11 +139,11 @@ def _class_table(found: Attribution, markdown: bool) -> str:
         fates = [one.fates()[index] for one in found.errors]
         rows.append(
             [
-                found.classes[index],
+                names[index],
                 _percent(share[index]),
                 _percent(iou[index]),
                 _percent(row[index]),
-                _story(row, index, found.classes, fates),
+                _story(row, index, names, fates),
                 "–" if np.isnan(effective[index]) else f"{holding[index]:.0f}",
                 "–" if np.isnan(effective[index]) else f"{effective[index]:.1f}",
                 _percent(stability[index], digits=0),

@@ -64,13 +64,22 @@ class Setting:
         """Return the counts of every seed, int64 (N, K, C) each, images in the same order.
 
         Raises:
-            DataError: when a record has none (label maps made elsewhere lack ``crf``), or its npz is bad.
+            DataError: when a record has none (label maps made elsewhere lack ``crf``), its npz is bad, or it
+                counts other images, clusters or classes than the first.
         """
-        found = []
+        found: list[np.ndarray] = []
+        image_ids = self.entries[0].arrays.image_ids
         for entry in self.entries:
-            counts = entry.arrays.counts.get((checkpoint, refinement))
+            arrays = entry.arrays
+            counts = arrays.counts.get((checkpoint, refinement))
             if counts is None:
                 raise DataError(f"{entry.path} has no {refinement} counts of checkpoint '{checkpoint}'.")
+            if arrays.image_ids != image_ids or counts.shape != (found or [counts])[0].shape:
+                raise DataError(
+                    f"{entry.path} counts other images, clusters or classes than {self.entries[0].path}, and "
+                    "both state the same data.",
+                    hint="One of them is wrong: 'uss-bench audit records' may tell which.",
+                )
             found.append(counts)
         return found
 

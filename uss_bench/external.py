@@ -80,8 +80,9 @@ class PredictedMaps:
                 f"{path} is no label map: it holds {array.dtype} {array.shape}.",
                 hint="A label map has one integer per pixel: a grey or palette PNG, or an integer .npy.",
             )
-        if array.size and array.min() < 0:
-            raise DataError(f"{path} holds {array.min()}: every pixel needs a cluster, 0 or above.")
+        if array.size and (array.min() < 0 or array.max() > np.iinfo(np.int64).max):
+            wrong = array.min() if array.min() < 0 else array.max()
+            raise DataError(f"{path} holds {wrong}: every pixel needs a cluster, from 0 on.")
         side = self.protocol.eval_side
         squares = self.protocol.extent == "square"
         if squares and array.shape == (side, side):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ def read_json(path: Path, content: type[T], noun: str) -> T:
         DataError: when it is missing or malformed, naming the wrong key by its path.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=content)
+        return msgspec.json.decode(path.read_bytes().removeprefix(codecs.BOM_UTF8), type=content)
     except OSError as error:
         raise DataError(f"The {noun} {path} cannot be read: {error.strerror}.") from None
     except JSON_ERRORS as error:

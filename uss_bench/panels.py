@@ -14,8 +14,8 @@ from uss_bench.errors import DataError
 from uss_bench.geometry import Items, scored_label
 from uss_bench.paths import atomic_write
 from uss_bench.record_files import Arrays, read_arrays, read_record
-from uss_bench.records import Checkpoint, Refinement, RunRecord
-from uss_bench.scoring import UNMATCHED, match, score_under
+from uss_bench.records import UNMATCHED, Checkpoint, Refinement, RunRecord
+from uss_bench.scoring import match, score_under
 
 COLUMNS = 8
 IGNORED_COLOUR = (24, 24, 24)
@@ -144,9 +144,12 @@ def _compose(
     legend: Sequence[tuple[str, tuple[float, float, float]]],
 ) -> bytes:
     """Return the panel as a PNG."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
+
+    from uss_bench.plots.style import glyphs_told
 
     columns = len(rows[0][1])
     legend_columns = max(2, min(columns + 1, len(legend)))
@@ -168,6 +171,7 @@ def _compose(
         wspace=0.03,
         hspace=0.03,
     )
+    plain = matplotlib.rc_context({"text.parse_math": False})  # a class may be called "$^$"
     for row, (title, tiles) in enumerate(rows):
         for column, tile in enumerate(tiles):
             axes = figure.add_subplot(grid[row, column])
@@ -178,18 +182,20 @@ def _compose(
                 spine.set_visible(False)
             if column == 0:
                 axes.set_ylabel(title, fontsize=9)
-    figure.legend(
-        handles=[
-            Patch(facecolor=colour, edgecolor="#555", linewidth=0.4, label=name) for name, colour in legend
-        ],
-        loc="lower center",
-        ncols=legend_columns,
-        fontsize=8,
-        frameon=False,
-        handlelength=1.1,
-        handleheight=1.1,
-        columnspacing=1.2,
-    )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    with plain, glyphs_told():
+        figure.legend(
+            handles=[
+                Patch(facecolor=colour, edgecolor="#555", linewidth=0.4, label=name)
+                for name, colour in legend
+            ],
+            loc="lower center",
+            ncols=legend_columns,
+            fontsize=8,
+            frameon=False,
+            handlelength=1.1,
+            handleheight=1.1,
+            columnspacing=1.2,
+        )
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from uss_bench.errors import UsageError, did_you_mean
+from uss_bench.errors import ContractError, UsageError, blame, did_you_mean
 from uss_bench.registry import Plugin
 from uss_bench.specs import MethodSpec, Preset
+from uss_bench.text import steering_at
 
 
 def choose_preset(spec: MethodSpec, asked: str | None, *, dataset: str, backbone: str) -> Preset | None:
@@ -59,11 +60,14 @@ def method_params(
     what the user has `chosen`. `clusters` defaults to the number of classes, which is a hint and no label.
 
     Raises:
-        UsageError: for an unknown parameter, a value of a wrong type, or a missing value.
+        UsageError: for an unknown parameter, a missing value, or one that is of a wrong type, too small or
+            not to be recorded.
     """
     entry = plugin.load()
+    owner = f"Method '{plugin.name}'"
     params: dict[str, Any] = {}
-    known = inspect.signature(entry).parameters
+    with blame(owner, "stating its parameters"):
+        known = inspect.signature(entry).parameters
     if "clusters" in known and n_classes:
         params["clusters"] = n_classes
     params.update(
@@ -73,7 +77,7 @@ def method_params(
         check_options(entry, defaults or {}, f"The spec.toml of method '{plugin.name}'", "defaults:")
     )
     given = {**(preset.params if preset else {}), **chosen}
-    params.update(check_options(entry, given, f"Method '{plugin.name}'", "--set"))
+    params.update(check_options(entry, given, owner, "--set"))
     missing = [name for name in known if name not in params]
     if "clusters" in missing:
         raise UsageError(
@@ -82,12 +86,32 @@ def method_params(
         )
     if missing:
         raise UsageError(
-            f"Method '{plugin.name}' needs a value for {', '.join(missing)}.",
+            f"{owner} needs a value for {', '.join(missing)}.",
             hint=f"Use --set {missing[0]}=…",
         )
-    if params.get("clusters", 1) < 1:
-        raise UsageError(f"clusters must be at least 1, not {params['clusters']}.")
+    least = {"clusters": 1, **(plugin.spec.minimum if isinstance(plugin.spec, MethodSpec) else {})}
+    for name, value in params.items():
+        if not _recordable(value):
+            raise UsageError(
+                f"{owner}: {name}={value!r} will not do: a record could not state it.",
+                hint="Numbers must be finite, and text without control characters.",
+            )
+        if name not in least or value is None:
+            continue
+        if not isinstance(value, (int, float)):
+            raise UsageError(f"{owner}: {name} must be a number, not {value!r}.")
+        if value < least[name]:
+            raise UsageError(f"{owner}: {name} must be at least {least[name]:g}, not {value}.")
     return params
+
+
+def _recordable(value: Any) -> bool:
+    """Whether a record's JSON holds a value as it is: infinity, for one, would become null."""
+    try:
+        plain = msgspec.to_builtins(value)
+        return bool(msgspec.json.decode(msgspec.json.encode(plain)) == plain) and not steering_at(plain)
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        return False
 
 
 def check_options(
@@ -97,10 +121,13 @@ def check_options(
 
     Raises:
         UsageError: naming the option, what it should be and what was given.
+        ContractError: when the signature cannot be read, or a type in it is none of JSON's.
     """
-    target = entry.__init__ if inspect.isclass(entry) else entry
-    hints = typing.get_type_hints(target)
-    known = list(inspect.signature(entry).parameters)[skip:]
+    if not options:
+        return {}
+    with blame(owner or "The plugin", "stating its options"):
+        hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
+        known = list(inspect.signature(entry).parameters)[skip:]
     checked: dict[str, Any] = {}
     for name, value in options.items():
         if name not in known:
@@ -119,6 +146,10 @@ def check_options(
             checked[name] = msgspec.convert(value, hint, strict=True)
         except msgspec.ValidationError as error:
             raise UsageError(f"{owner}: {name}={value!r} will not do: {error}.") from None
+        except TypeError as error:
+            raise ContractError(
+                f"{owner}: the type of {name} is none that a value can have: {error}"
+            ) from None
     return checked
 
 

@@ -22,7 +22,9 @@ from uss_bench.arrays import read_npz
 from uss_bench.errors import DataError
 from uss_bench.json_files import read_json
 from uss_bench.paths import write_together
+from uss_bench.record_fit import check_arrays, misfit, unprintable_at
 from uss_bench.records import SCHEMA, Cell, Checkpoint, Refinement, RunRecord, stem
+from uss_bench.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ def write_record(
 ) -> tuple[Path, RunRecord]:
     """Write a record and what belongs to it; the JSON comes last and makes it exist.
 
+    Characters in remarks and reasons that would steer a terminal are written out.
+
     Args:
         out: results folder.
         arrays: counts and maps; None for a failed run or an unlabelled dataset without maps.
@@ -70,6 +74,16 @@ def write_record(
     Raises:
         DataError: when the files cannot be written; nothing half-written stays.
     """
+    record = msgspec.structs.replace(
+        record,
+        classes=[msgspec.structs.replace(one, name=printable(one.name)) for one in record.classes],
+        notes=[printable(note) for note in record.notes],
+        labels_used=[printable(use) for use in record.labels_used],
+        command=printable(record.command),
+        reason=printable(record.reason),
+    )
+    if place := unprintable_at(record):
+        raise DataError(f"The record cannot be written: it holds a control character - at `{place}`.")
     path = record_path(out, record.cell)
     if record.status == "failed":
         path = path.with_suffix(".failed.json")
@@ -100,10 +114,17 @@ def read_record(path: Path) -> RunRecord:
         DataError: when it is missing, damaged, or says something that its inputs do not.
     """
     record = read_json(Path(path), RunRecord, "run record")
+    if place := unprintable_at(record):
+        raise DataError(
+            f"{path} holds a control character - at `{place}`.",
+            hint="Such characters can make a terminal show something else than is there.",
+        )
     if record.schema != SCHEMA:
         raise DataError(f"{path} has schema {record.schema}; this version reads schema {SCHEMA}.")
     if record.id != record.cell.id:
         raise DataError(f"{path} says id {record.id}, but its inputs give {record.cell.id}: it was edited.")
+    if wrong := misfit(record):
+        raise DataError(f"{path} does not fit itself: {wrong}.")
     return record
 
 
@@ -116,7 +137,7 @@ def read_arrays(path: Path, record: RunRecord) -> Arrays:
     packed = _read_companion(Path(path).with_suffix(".npz"), record.arrays_sha256)
     try:
         arrays = _unpack(read_npz(packed))
-        _check_counts(arrays, record)
+        check_arrays(arrays, record)
     except (ValueError, KeyError) as error:
         raise DataError(f"The npz of {path} does not hold what a record's should: {error}.") from None
     if record.selected is not None and record.selected.step is None:
@@ -132,7 +153,8 @@ def read_state(path: Path, record: RunRecord) -> bytes:
 
 def record_files(folder: Path) -> list[Path]:
     """Return the JSON files of records below a folder, of failed runs too, sorted; no probes."""
-    return sorted(path for path in Path(folder).glob("**/*.json") if not path.name.endswith(".probe.json"))
+    found = Path(folder).glob("**/*.json")
+    return sorted(path for path in found if not path.name.endswith(".probe.json") and path.is_file())
 
 
 def find_record(text: str, folders: list[Path]) -> Path:
@@ -189,22 +211,6 @@ def _unpack(named: dict[str, np.ndarray]) -> Arrays:
             groups[group][checkpoint, refinement] = value
     groups["maps"] |= {key: pile(maps) for key, maps in apart.items()}
     return Arrays(image_ids, groups["counts"], map_ids, groups["maps"])
-
-
-def _check_counts(arrays: Arrays, record: RunRecord) -> None:
-    if not isinstance(arrays.image_ids, list) or not isinstance(arrays.map_ids, list):
-        raise ValueError("its ids are no lists")
-    for (checkpoint, refinement), counts in arrays.counts.items():
-        if counts.ndim != 3 or counts.dtype.kind not in "iu" or (counts.size and counts.min() < 0):
-            raise ValueError(
-                f"{refinement} counts of '{checkpoint}' are {counts.dtype} {counts.shape}, "
-                "not whole numbers (images, clusters, classes) from 0 on"
-            )
-        if counts.shape[::2] != (len(arrays.image_ids), len(record.classes)):
-            raise ValueError(
-                f"{refinement} counts of '{checkpoint}' are {counts.shape}, for "
-                f"{len(arrays.image_ids)} images and {len(record.classes)} classes"
-            )
 
 
 def _read_companion(path: Path, sha256: str) -> bytes:

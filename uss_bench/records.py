@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -12,9 +12,14 @@ from uss_bench.specs import Name, Shade
 
 SCHEMA = 1
 
+UNMATCHED = -1
+"""In place of a class, for a cluster that was matched to none."""
+
 Checkpoint = Literal["last", "selected"]
 Refinement = Literal["raw", "crf"]
 FeatureDtype = Literal["float16", "float32"]
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100.001)]
+"""A mean of shares may exceed 100 in its last bits."""
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,12 +74,14 @@ class ClassRow(_Part, frozen=True):
 class ScoreRow(_Part, frozen=True):
     """Scores under the record's own protocol, in percent; None where there is nothing to divide by."""
 
-    accuracy: float | None
-    miou: float | None
-    iou: list[float | None]
-    precision: list[float | None]
-    recall: list[float | None]
+    accuracy: Percent | None
+    miou: Percent | None
+    iou: list[Percent | None]
+    """Of each class, as are `precision` and `recall`."""
+    precision: list[Percent | None]
+    recall: list[Percent | None]
     class_of_cluster: list[int]
+    """Of each cluster, or `UNMATCHED`."""
     clusters_used: int
     pixels: int
 
@@ -91,8 +98,8 @@ class Candidate(_Part, frozen=True):
     """An offered checkpoint, scored raw, unflipped and at patch resolution, in percent."""
 
     step: int | None
-    accuracy: float
-    miou: float
+    accuracy: Percent
+    miou: Percent
 
 
 class MonitorPoint(_Part, frozen=True):

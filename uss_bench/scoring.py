@@ -13,12 +13,11 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from uss_bench.protocol import Protocol
+from uss_bench.records import UNMATCHED
 
 ExtraClusters = Literal["strict", "drop", "merge"]
 Matching = Literal["hungarian", "many-to-one", "identity"]
 AbsentClasses = Literal["skip-empty-union", "zero"]
-
-UNMATCHED = -1
 
 
 @dataclass(frozen=True, slots=True)

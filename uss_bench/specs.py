@@ -56,7 +56,7 @@ class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClassSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     colour: tuple[Shade, Shade, Shade]
     kind: Literal["thing", "stuff"] | None = None
     values: list[int | Colour] = []
@@ -114,6 +114,8 @@ class MethodSpec(PluginSpec, frozen=True, tag="method"):
     defaults: list[Defaults] = []
     """Applied in order, before presets and the user's choice."""
     presets: list[Preset] = []
+    minimum: dict[str, float] = {}
+    """The least value of parameters that count something, such as steps; a run with less is refused."""
     resources: Resources = Resources()
 
     @property
@@ -191,7 +193,7 @@ def decode_toml(path: Path, as_type: Any) -> Any:
         DataError: when the file is missing, is no TOML or does not fit, naming the file and the key.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), as_type)
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), as_type)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from uss_bench.board import text
 from uss_bench.board.model import Board, Row, Score
+from uss_bench.text import in_markdown
 
 
 def render(boards: Sequence[Board], level: int = 2) -> str:
@@ -30,9 +31,9 @@ def _section(board: Board, level: int) -> str:
     if not any(row.published for row in board.rows):
         headers, rows = headers[:-2], [cells[:-2] for cells in rows]
     lines = [
-        f"{'#' * level} {escape(board.title)}",
+        f"{'#' * level} {in_markdown(board.title)}",
         "",
-        f"{escape(text.data_line(board))}; {text.seeds_line(board.rows)}.",
+        f"{in_markdown(text.data_line(board))}; {text.seeds_line(board.rows)}.",
         "",
         _line(headers),
         _line(["---", *["---:"] * (len(headers) - 1)]),
@@ -41,7 +42,7 @@ def _section(board: Board, level: int) -> str:
     ]
     remarks = [*text.legend(board.rows), *(f"Intervals: {note}" for note in text.notes(board))]
     if remarks:
-        lines += ["  \n".join(escape(remark) for remark in remarks), ""]
+        lines += ["  \n".join(in_markdown(remark) for remark in remarks), ""]
     return "\n".join(lines)
 
 
@@ -49,7 +50,7 @@ def _cells(row: Row, board: Board) -> list[str]:
     primary = row.measures.get(board.primary)
     floor = " *(floor)*" if row.floor else ""
     return [
-        f"{escape(row.label)}{text.marks(row)}{floor}",
+        f"{in_markdown(row.label)}{text.marks(row)}{floor}",
         *(_score(row, score) for score in board.scores),
         text.interval(primary),
         text.rank(primary),
@@ -71,16 +72,9 @@ def _published(row: Row) -> tuple[str, str]:
     if not row.published:
         return text.MISSING, text.MISSING
     nearest = row.published[0]
-    where = escape(text.claim_source(nearest))
+    where = in_markdown(text.claim_source(nearest))
     return f"{text.claim(nearest)} ({where})", text.status(nearest)
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def escape(words: str) -> str:
-    """Return `words` so that Markdown shows them as they are, on one line."""
-    one_line = " ".join(words.split())
-    marked = "".join(f"\\{sign}" if sign in "\\`*_[]|~#" else sign for sign in one_line)
-    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -10,7 +10,7 @@ import traceback
 import click
 
 from uss_bench import __version__
-from uss_bench.errors import UssBenchError, is_out_of_memory
+from uss_bench.errors import UsageError, UssBenchError, is_out_of_memory
 
 _COMMANDS = {
     "run": "Train a method on unlabelled images, predict, refine, match, score and record.",
@@ -98,9 +98,28 @@ def main() -> None:
     sys.exit(_run(sys.argv[1:]))
 
 
+def _check_text(arguments: list[str]) -> None:
+    """Refuse what could not be told in a record, and what a shell makes of a variable that is not set."""
+    for one in arguments:
+        try:
+            one.encode()
+        except UnicodeEncodeError:
+            shown = one.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise UsageError(
+                f"'{shown}' is not valid UTF-8.",
+                hint="Records and messages are text: rename the file or folder.",
+            ) from None
+        flag, equals, value = one.partition("=")
+        if not one or (flag.startswith("--") and equals and not value):
+            raise UsageError(
+                f"The value of {flag or 'an argument'} is empty.", hint="A variable may not be set."
+            )
+
+
 def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments or bool(os.environ.get("USS_BENCH_DEBUG"))
     try:
+        _check_text(arguments)
         outcome = cli.main(arguments, prog_name="uss-bench", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except click.ClickException as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uss_bench.cli.options import common
+from uss_bench.cli.options import FiniteRange, common
 from uss_bench.errors import DataError, UsageError
 from uss_bench.registry import Registry
 
@@ -83,7 +83,7 @@ def verify(registry: Registry) -> None:
 
 
 @command.command("prune", short_help="Delete parts of the cache.")
-@click.option("--older", type=click.FloatRange(0), metavar="DAYS", help="What was written before that.")
+@click.option("--older", type=FiniteRange(0), metavar="DAYS", help="What was written before that.")
 @click.option("--partial", is_flag=True, help="What was never finished.")
 @click.option("--all", "everything", is_flag=True, help="All that uss-bench has put there.")
 @click.option("--yes", is_flag=True, help="Delete it. Without, it is only listed.")

@@ -10,7 +10,14 @@ from typing import Any, TypeVar
 
 import click
 
-from uss_bench.cli.options import collect_data, data_options, dataset_options, out_option, parse_pairs
+from uss_bench.cli.options import (
+    FiniteRange,
+    collect_data,
+    data_options,
+    dataset_options,
+    out_option,
+    parse_pairs,
+)
 from uss_bench.errors import UsageError
 from uss_bench.launch.launchers import find_launcher, launcher_options
 from uss_bench.launch.plan_file import RunTable
@@ -84,7 +91,7 @@ def _experiment(values: dict[str, Any]) -> Experiment:
     launcher, config = values.pop("launcher"), values.pop("launcher_config")
     options = launcher_options(config, parse_pairs(values.pop("launcher_pairs"), "--launcher-set"))
     if launcher is not None:
-        find_launcher(launcher)  # a wrong name ends here, before torch is imported
+        find_launcher(launcher).check(options)  # what is wrong ends here, before torch is imported
     elif options:
         raise UsageError("--launcher-set and --launcher-config need a --launcher to set.")
     start = Start(launcher, options, values.pop("jobs"), values.pop("retries"))
@@ -233,7 +240,7 @@ _EXECUTION = [
     click.option(
         "--snapshot-every",
         "snapshot_seconds",
-        type=click.FloatRange(0),
+        type=FiniteRange(0),
         default=60.0,
         show_default=True,
         metavar="SECONDS",
@@ -241,7 +248,7 @@ _EXECUTION = [
     ),
     click.option(
         "--store-budget",
-        type=float,
+        type=FiniteRange(0),
         default=50.0,
         show_default=True,
         metavar="GB",

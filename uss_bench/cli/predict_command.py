@@ -10,7 +10,7 @@ from typing import Literal
 import click
 
 from uss_bench.cli.options import common
-from uss_bench.errors import DataError, UsageError
+from uss_bench.errors import DataError, UsageError, blame
 from uss_bench.registry import Registry
 
 
@@ -78,13 +78,15 @@ def command(
     from uss_bench.prediction import Predictor
     from uss_bench.provenance import code_hash
     from uss_bench.record_files import find_record, read_arrays, read_record, read_state
-    from uss_bench.scoring import UNMATCHED
+    from uss_bench.records import UNMATCHED
     from uss_bench.setup import load_backbone, load_dataset
 
     path = find_record(record_name, [results])
     record = read_record(path)
     if record.status != "done":
         raise UsageError(f"Record {path} is of a failed run: there is nothing to predict with.")
+    if not record.state_sha256:
+        raise UsageError(f"Record {path} has no trained state: its label maps were made elsewhere.")
     if record.clusters > 256:
         raise UsageError(f"A palette PNG holds 256 clusters, and this run has {record.clusters}.")
     spec, plugin = registry.method(record.cell.method.name)
@@ -101,9 +103,11 @@ def command(
             f"this is {network.name} {network.sha256[:12]}.",
             hint="Give the same --backbone and --weights as in the record's command (uss-bench show).",
         )
-    method = plugin.load()(**record.cell.method.params)
-    state = load(read_state(path, record))
-    method.load_state_dict({name: value.to(torch_device) for name, value in state.items()})
+    content = read_state(path, record)
+    with blame(f"Method '{spec.name}'", "loading its state"):
+        state = load(content)
+        method = plugin.load()(**record.cell.method.params)
+        method.load_state_dict({name: value.to(torch_device) for name, value in state.items()})
 
     dataset, _ = load_dataset(registry, "folder", {"root": str(folder)})
     images = dataset.images(dataset.test_split)

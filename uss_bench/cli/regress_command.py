@@ -83,13 +83,11 @@ def golden(registry: Registry, folder: Path, update: bool) -> None:
     "--known",
     "ledger",
     type=click.Path(path_type=Path, dir_okay=False),
-    default="leaderboards/known.toml",
-    show_default=True,
     metavar="FILE",
-    help="Deviations that were looked into.",
+    help="Deviations that were looked into. Default: leaderboards/known.toml, where there is one.",
 )
 @common
-def claims(registry: Registry, folders: tuple[Path, ...], ledger: Path) -> None:
+def claims(registry: Registry, folders: tuple[Path, ...], ledger: Path | None) -> None:
     """Hold records against what papers claim, by a statistical rule.
 
     Only what was measured under a claim's own protocol (splits, backbone, weights, parameters) can be lower
@@ -100,7 +98,9 @@ def claims(registry: Registry, folders: tuple[Path, ...], ledger: Path) -> None:
     from uss_bench.errors import DataError, RegressionError
     from uss_bench.regression.claims import claims_report, claims_verdict, judge, outdated, read_known
 
-    known = read_known(ledger)
+    usual = Path("leaderboards/known.toml")
+    ledger = ledger or (usual if usual.is_file() else None)
+    known = read_known(ledger) if ledger is not None else []
     entries, broken = read_entries(folders or [Path("leaderboards/records")])
     if broken:
         raise DataError(broken[0], hint="Take the record from git again, or run it again.")

@@ -58,6 +58,8 @@ def parameters(trial: Trial) -> Verdict:
             check_options(entry, preset.params, f"preset '{preset.name}'", "params:")
         except UsageError as error:
             return failed(error.what, "Correct the preset in spec.toml.")
+    if unknown := sorted(trial.spec.minimum.keys() - trial.known):
+        return failed(f"`minimum` names no parameter: {', '.join(unknown)}", "Correct it in spec.toml.")
     presets = "; presets keep to them" if trial.spec.presets else ""
     return ok(f"{', '.join(trial.known) or 'none'}: their types refuse other values{presets}")
 

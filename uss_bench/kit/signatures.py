@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from uss_bench.errors import UsageError
+from uss_bench.errors import ContractError, UsageError
 from uss_bench.kit.ladder import Verdict, failed, ok
 from uss_bench.params import check_options
 
@@ -47,6 +47,6 @@ def _refused(entry: Any, options: Mapping[str, Any], skip: int, *, undecided: bo
         check_options(entry, options, "", "", skip=skip)
     except UsageError:
         return True
-    except TypeError:
+    except ContractError:
         return undecided
     return False

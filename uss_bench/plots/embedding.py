@@ -19,7 +19,7 @@ from uss_bench.panels import cluster_colours
 from uss_bench.plots import style
 from uss_bench.plots.selection import describe_entries
 from uss_bench.plots.trained import Trained
-from uss_bench.scoring import UNMATCHED
+from uss_bench.records import UNMATCHED
 
 _PERPLEXITY = 30.0
 

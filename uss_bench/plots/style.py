@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from uss_bench import progress
 from uss_bench.errors import DataError, UsageError
 from uss_bench.paths import atomic_write
 
@@ -42,6 +44,7 @@ _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "mathtext.fontset": "dejavusans",
     "text.usetex": False,
+    "text.parse_math": False,  # a class may be called "$^$"
     "font.size": _BODY,
     "axes.titlesize": _BODY,
     "axes.titleweight": "bold",
@@ -117,9 +120,22 @@ def render(canvas: Figure, format: Format) -> bytes:
         "svg": {"Date": None},
     }
     buffer = io.BytesIO()
-    with _style():
+    with _style(), glyphs_told():
         canvas.savefig(buffer, format=format, dpi=PNG_DPI, metadata=undated[format])
     return buffer.getvalue()
+
+
+@contextmanager
+def glyphs_told() -> Iterator[None]:
+    """Say once, and in words, that the font lacks characters, in place of a warning for each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    others = [one for one in caught if not str(one.message).startswith("Glyph ")]
+    if len(others) < len(caught):
+        progress.log("The font of figures lacks some characters of the names in them: boxes stand for these.")
+    for one in others:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def figure_format(path: Path) -> Format:

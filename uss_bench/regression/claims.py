@@ -65,13 +65,11 @@ class Judged:
 
 
 def read_known(path: Path) -> list[Known]:
-    """Read the ledger of known deviations; a file that does not exist holds none.
+    """Read the ledger of known deviations.
 
     Raises:
-        DataError: when it is malformed, naming the key.
+        DataError: when it is missing or malformed, naming the key.
     """
-    if not path.is_file():
-        return []
     file: _File = decode_toml(path, _File)
     return file.known
 

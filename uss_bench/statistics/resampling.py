@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from uss_bench.protocol import Protocol
-from uss_bench.scoring import UNMATCHED, match
+from uss_bench.records import UNMATCHED
+from uss_bench.scoring import match
 
 _BLOCK_BYTES = 64 * 2**20
 

@@ -1,0 +1,106 @@
+"""Values that no run should begin with: parameters out of bounds, and arguments that are no text."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from plugin_folders import write_plugin
+
+from uss_bench import progress
+from uss_bench.errors import ContractError, UsageError
+from uss_bench.params import method_params
+from uss_bench.plots import style
+from uss_bench.registry import Registry
+
+METHOD = ["run", "--method", "dino", "--dataset", "toy3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--set", "batch_size=0"], "batch_size must be at least 1, not 0"),
+        (["--set", "steps=-5"], "steps must be at least 1, not -5"),
+        (["--set", "checkpoint_every=0"], "checkpoint_every must be at least 1, not 0"),
+        (["--set", "clusters=0"], "clusters must be at least 1, not 0"),
+        (["--store-budget", "nan"], "nan is no finite number"),
+        (["--store-budget", "inf"], "inf is no finite number"),
+        (["--store-budget", "-1"], "-1.0 is not in the range"),
+        (["--snapshot-every", "inf"], "inf is no finite number"),
+        (["--root", ""], "an argument is empty"),
+        (["--root="], "--root is empty"),
+        (["--backbone", ""], "an argument is empty"),
+        (["--out", "bad\udcff"], r"'bad\xff' is not valid UTF-8"),
+        (["--dry-run", "--launcher", "slurm", "--launcher-set", "nodes=2"], "has no option 'nodes'"),
+        (["--dry-run", "--jobs", "2", "--launcher", "local", "--launcher-set", "x=2"], "no option 'x'"),
+    ],
+    ids=str,
+)
+def test_a_value_that_makes_no_sense_ends_the_command_before_it_begins(command, words, expected):
+    said = command(*METHOD, *words)
+    assert said.code == 2
+    assert expected in said.err
+
+
+def plugin_of(folder, monkeypatch, code: str, more: str = ""):
+    write_plugin(folder, "new", more=more, code=code)
+    return Registry([folder]).find("methods", "new")
+
+
+def function(parameters: str) -> str:
+    return f"def New({parameters}): ..."
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), [1.0, float("-inf")], "a\x1b[2Jb"])
+def test_what_a_record_could_not_state_is_refused(tmp_path, monkeypatch, value):
+    """In JSON infinity and NaN become null: three settings would share one id."""
+    plugin = plugin_of(tmp_path / "new", monkeypatch, "from typing import Any\n" + function("tau: Any = 1"))
+    assert method_params(plugin, None, {"tau": [1, {"a": "é"}]}, n_classes=0)["tau"] == [1, {"a": "é"}]
+    with pytest.raises(UsageError, match=r"Method 'new': tau=.* a record could not state it"):
+        method_params(plugin, None, {"tau": value}, n_classes=0)
+
+
+@pytest.mark.parametrize(
+    ("code", "chosen", "error", "words"),
+    [
+        ("New = 1", {}, ContractError, "Method 'new' failed in stating its parameters"),
+        (
+            "from __future__ import annotations\n" + function("a: Missing = 1"),
+            {"a": 2},
+            ContractError,
+            "Method 'new' failed in stating its options: NameError",
+        ),
+        (function("a: float = float('inf')"), {}, UsageError, "a=inf will not do"),
+        (function("a: object = object()"), {}, UsageError, "a=<object .* will not do"),
+        (function("clusters"), {"clusters": "abc"}, UsageError, "clusters must be a number, not 'abc'"),
+        (
+            function("a: list[int] | tuple[int, ...] = ()"),
+            {"a": [1]},
+            ContractError,
+            "the type of a is none that a value can have",
+        ),
+    ],
+    ids=str,
+)
+def test_a_plugin_whose_parameters_make_no_sense_is_named(tmp_path, monkeypatch, code, chosen, error, words):
+    plugin = plugin_of(tmp_path / "new", monkeypatch, code)
+    with pytest.raises(error, match=words):
+        method_params(plugin, None, chosen, n_classes=0)
+
+
+def test_the_least_value_of_a_parameter_is_the_methods_to_say(tmp_path, monkeypatch):
+    more = "minimum = { rate = 0.5 }\n"
+    plugin = plugin_of(tmp_path / "new", monkeypatch, function("rate: float = 1.0, other: int = -3"), more)
+    assert method_params(plugin, None, {"rate": 0.5}, n_classes=0) == {"rate": 0.5, "other": -3}
+    with pytest.raises(UsageError, match=r"rate must be at least 0\.5, not 0\.25"):
+        method_params(plugin, None, {"rate": 0.25}, n_classes=0)
+
+
+@pytest.mark.parametrize("name", ["$^$ road", "$\\frac", "道路", "_^{}"])
+def test_any_class_name_can_be_drawn(name, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_quiet", False)
+    with warnings.catch_warnings(), style.figure() as canvas:
+        warnings.simplefilter("error")
+        canvas.text(0.1, 0.1, name)
+        assert style.render(canvas, "png").startswith(b"\x89PNG")
+    assert ("boxes stand for these" in capsys.readouterr().err) == (name == "道路")

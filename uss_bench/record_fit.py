@@ -1,0 +1,97 @@
+"""What must hold between the parts of a record before anything is made of it.
+
+A record may come from anybody. Its schema says what it is made of; here it is said what fits together.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from typing import TYPE_CHECKING, get_args
+
+import msgspec
+import numpy as np
+
+from uss_bench.records import UNMATCHED, Checkpoint, Refinement, RunRecord
+from uss_bench.text import steering_at
+
+if TYPE_CHECKING:
+    from uss_bench.record_files import Arrays
+
+_MOST_PIXELS = 2**53
+"""Pixels that a result may count, so that sums are exact."""
+
+_SUSPECT = re.compile(rb"\\u00|\\[bfr]|\x7f|\xc2[\x80-\x9f]|\xe2[\x80\x81]")
+
+
+def unprintable_at(record: RunRecord) -> str | None:
+    """Return where a record holds what would steer a terminal; None where nothing does."""
+    # Almost no record holds such bytes, and looking for them is a hundred times faster than the walk.
+    if not _SUSPECT.search(msgspec.json.encode(record)):
+        return None
+    return steering_at(msgspec.to_builtins(record))
+
+
+def misfit(record: RunRecord) -> str:
+    """Say what a record states of other classes or clusters than its own; '' where all fits."""
+    classes, clusters = len(record.classes), record.clusters
+    for name, checkpoint in (("last", record.last), ("selected", record.selected)):
+        for row in (checkpoint.raw, checkpoint.crf) if checkpoint is not None else ():
+            if row is None:
+                continue
+            for column in ("iou", "precision", "recall"):
+                if len(getattr(row, column)) != classes:
+                    return (
+                        f"{column} of '{name}' has {len(getattr(row, column))} values for {classes} classes"
+                    )
+            if len(row.class_of_cluster) != clusters:
+                return f"class_of_cluster of '{name}' has {len(row.class_of_cluster)} for {clusters} clusters"
+            if not all(UNMATCHED <= one < classes for one in row.class_of_cluster):
+                return f"class_of_cluster of '{name}' names a class that is not there"
+    return ""
+
+
+def check_arrays(arrays: Arrays, record: RunRecord) -> None:
+    """Hold the arrays of a record against what the record states.
+
+    Raises:
+        ValueError: saying what does not fit.
+    """
+    if not isinstance(arrays.image_ids, list) or not isinstance(arrays.map_ids, list):
+        raise ValueError("its ids are no lists")
+    known = {*product(get_args(Checkpoint), get_args(Refinement))}
+    if other := (arrays.counts.keys() | arrays.maps.keys()) - known:
+        raise ValueError(f"it holds '{'/'.join(sorted(other)[0])}'")
+    if missing := _stated(record) - arrays.counts.keys():
+        raise ValueError(f"it lacks the counts of '{'/'.join(sorted(missing)[0])}'")
+    for (checkpoint, refinement), counts in arrays.counts.items():
+        if counts.ndim != 3 or counts.dtype.kind not in "iu" or (counts.size and counts.min() < 0):
+            raise ValueError(
+                f"{refinement} counts of '{checkpoint}' are {counts.dtype} {counts.shape}, "
+                "not whole numbers (images, clusters, classes) from 0 on"
+            )
+        if counts.shape != (len(arrays.image_ids), record.clusters, len(record.classes)) or not counts.size:
+            raise ValueError(
+                f"{refinement} counts of '{checkpoint}' are {counts.shape}, for {len(arrays.image_ids)} "
+                f"images, {record.clusters} clusters and {len(record.classes)} classes"
+            )
+        if counts.sum(dtype=np.float64) > _MOST_PIXELS:
+            raise ValueError(f"{refinement} counts of '{checkpoint}' are of more pixels than there can be")
+    for (checkpoint, refinement), maps in arrays.maps.items():
+        flat = all(one.ndim == 2 and one.size and one.dtype.kind == "u" for one in maps)
+        if len(maps) != len(arrays.map_ids) or not flat or maps.ndim not in (1, 3):
+            raise ValueError(
+                f"{refinement} maps of '{checkpoint}' are {maps.dtype} {maps.shape}, "
+                f"not one map of cluster numbers for each of {len(arrays.map_ids)} images"
+            )
+        if any(int(one.max()) >= record.clusters for one in maps):
+            raise ValueError(f"{refinement} maps of '{checkpoint}' hold a cluster beyond {record.clusters}")
+
+
+def _stated(record: RunRecord) -> set[tuple[str, str]]:
+    """Return what counts the record has scores of; a selected state that is the last has no other ones."""
+    results = {"last": record.last, "selected": record.selected}
+    if record.selected is not None and record.selected.step is None:
+        del results["selected"]
+    raw = {(name, "raw") for name, one in results.items() if one is not None}
+    return raw | {(name, "crf") for name, one in results.items() if one is not None and one.crf is not None}
