@@ -14,6 +14,7 @@ import torch
 
 from uss_bench.crf import CrfPool
 from uss_bench.features import FeatureStore
+from uss_bench.record_files import new_order
 from uss_bench.registry import Registry
 from uss_bench.runner import Outcome, run_cell
 from uss_bench.setup import Request, Setup, resolve
@@ -44,7 +45,7 @@ class Run:
         store = self.store(setup, budget)
         with CrfPool(setup.protocol.crf, workers=1) as pool:
             return run_cell(
-                setup, seed, store=store, pool=pool, out=self.results, crf_engine="lattice", force="again"
+                setup, seed, store=store, pool=pool, out=self.results, crf_engine="lattice", force=new_order()
             )
 
     @property

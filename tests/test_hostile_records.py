@@ -36,8 +36,8 @@ def rewrite(path: Path, **fields: object) -> None:
 
 @pytest.mark.parametrize("text", STEERS)
 def test_a_record_that_steers_the_terminal_is_refused_with_the_place(record, text):
-    rewrite(record, notes=["sound", f"a{text}b"])
-    with pytest.raises(DataError, match=r"control character - at `\$\.notes\[1\]`"):
+    rewrite(record, environment={"device": ["cpu", f"a{text}b"]})
+    with pytest.raises(DataError, match=r"control character - at `\$\.environment\.device\[1\]`"):
         read_record(record)
 
 
@@ -45,6 +45,21 @@ def test_a_record_that_steers_the_terminal_is_refused_with_the_place(record, tex
 def test_text_that_only_looks_like_it_is_read(record, text):
     rewrite(record, notes=[text])
     assert read_record(record).notes == [text]
+
+
+def test_free_text_of_old_records_is_written_out_and_their_cells_are_refused(record, command):
+    sound = read_record(record)
+    rewrite(
+        record, notes=["\x1b[2J"], command="\r", classes=[replace(one, name="\x07") for one in sound.classes]
+    )
+    found = read_record(record)
+    assert (found.notes, found.command) == (["\\u001b[2J"], "\\u000d")
+    assert {one.name for one in found.classes} == {"\\u0007"}
+    assert "\x1b[2J" not in command("show", record).out
+    cell = replace(sound.cell, backbone=replace(sound.cell.backbone, name="vit\x1b[8m"))
+    rewrite(record, cell=cell, id=cell.id)
+    with pytest.raises(DataError, match=r"control character - at `\$\.cell\.backbone\.name`"):
+        read_record(record)
 
 
 def test_what_a_plugin_said_in_colours_is_written_so_that_it_can_be_read(tmp_path, record):
@@ -71,6 +86,10 @@ MISFITS = {
     "a class that is not there": (
         lambda one: row(one, class_of_cluster=[99] * one.clusters),
         "names a class that is not there",
+    ),
+    "two states that are one": (
+        lambda one: {"selected": replace(one.last, crf=None)},
+        "only one of them has scores after the CRF",
     ),
     "more than all": (lambda one: row(one, miou=1e7), r"`\$\.last\.raw\.miou`"),
     "less than none": (lambda one: row(one, accuracy=-1.0), r"`\$\.last\.raw\.accuracy`"),
@@ -108,6 +127,8 @@ ARRAYS = {
     "a flat map": lambda arrays: {"maps__last__raw": np.zeros(8, np.uint8)},
     "a map too few": lambda arrays: {"maps__last__raw": arrays.maps["last", "raw"][:1]},
     "a cluster that is not there": lambda arrays: {"maps__last__raw": arrays.maps["last", "raw"] + 200},
+    "a map without sides": lambda arrays: {"maps__last__raw": np.uint8(1)},
+    "ids of two dimensions": lambda arrays: {"image_ids": np.array([arrays.image_ids])},
     "maps of floats": lambda arrays: {"maps__last__raw": arrays.maps["last", "raw"] * 0.5},
 }
 

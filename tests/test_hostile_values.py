@@ -55,7 +55,8 @@ def function(parameters: str) -> str:
 def test_what_a_record_could_not_state_is_refused(tmp_path, monkeypatch, value):
     """In JSON infinity and NaN become null: three settings would share one id."""
     plugin = plugin_of(tmp_path / "new", monkeypatch, "from typing import Any\n" + function("tau: Any = 1"))
-    assert method_params(plugin, None, {"tau": [1, {"a": "é"}]}, n_classes=0)["tau"] == [1, {"a": "é"}]
+    for sound in ([1, {"a": "é"}], (0.9, (1, 2)), {1: None}, True, None):
+        assert method_params(plugin, None, {"tau": sound}, n_classes=0)["tau"] == sound
     with pytest.raises(UsageError, match=r"Method 'new': tau=.* a record could not state it"):
         method_params(plugin, None, {"tau": value}, n_classes=0)
 

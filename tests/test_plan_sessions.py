@@ -7,16 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from running import PLUGINS, SMALL
 from test_local_launcher import plan_of
 
 from uss_bench import progress
 from uss_bench.errors import RunError, UsageError
 from uss_bench.launch import start as starting
 from uss_bench.launch.launcher import State, Task
+from uss_bench.launch.plan_file import Asked
+from uss_bench.launch.planning import Planned, plan_cells
 from uss_bench.launch.session import Session
 from uss_bench.launch.stored import PlanFolder
 from uss_bench.launch.view import View
-from uss_bench.launch.work import Start
+from uss_bench.launch.work import CellSpec, Execution, Start
+from uss_bench.record_files import new_order
+from uss_bench.records import stem
+from uss_bench.registry import Registry
 from uss_bench.specs import Resources
 
 
@@ -25,21 +32,25 @@ class Scripted:
 
     interval = 0.0
 
-    def __init__(self, script: Mapping[str, str], *, refuses: Sequence[int] = ()) -> None:
+    def __init__(self, script: Mapping[str, str], *, refuses: Sequence[int] = (), takes: int = 0) -> None:
         self.script = {name: stages.split() for name, stages in script.items()}
         self.refuses = refuses
+        self.takes = takes
+        """How many tasks of an order that is refused are taken all the same: the first array of two."""
         self.orders: list[list[str]] = []
         self.cancelled: list[str] = []
         self.known: set[str] = set()
 
     def submit(self, tasks: Sequence[Task]) -> None:
         self.orders.append([task.id for task in tasks])
-        if len(self.orders) in self.refuses:
-            raise RunError("SLURM did not take the jobs: too many.")
-        self.known |= {task.id for task in tasks}
-        for task in tasks:
+        refused = len(self.orders) in self.refuses
+        taken = tasks[: self.takes] if refused else tasks
+        self.known |= {task.id for task in taken}
+        for task in taken:
             if self.script[task.id][0] == "lost":
                 del self.script[task.id][0]
+        if refused:
+            raise RunError("SLURM did not take the jobs: too many.")
 
     def poll(self, tasks: Sequence[Task]) -> dict[str, State]:
         found = {}
@@ -133,23 +144,66 @@ def test_a_task_that_is_not_taken_again_is_given_up_when_no_other_is_at_work(fol
     )
 
 
+def test_of_two_tasks_that_are_lost_together_the_one_that_is_taken_again_is_watched_to_its_end(folder):
+    launcher = Scripted(
+        {"a": "running lost running running running done", "b": "running lost done"}, refuses=[2], takes=1
+    )
+    assert run(folder, launcher) == {"a": "done", "b": "done"}
+    assert launcher.orders == [["a", "b"], ["a", "b"], ["b"]]
+
+
+def test_a_launcher_that_fails_otherwise_leaves_nothing_of_what_it_was_given(folder, capsys):
+    launcher = Scripted({"a": "running"})
+    launcher.submit = lambda tasks: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run(folder, launcher)
+    assert launcher.cancelled == ["a"]
+    assert "go on without this command" not in capsys.readouterr().err
+    assert folder.read_states()["a"].state == State("cancelled", "an error ended the command")
+
+
 def test_tasks_that_are_refused_at_first_end_the_command_and_leave_none_of_them(folder):
     launcher = Scripted({"old": "running running", "new": "running"}, refuses=[1])
     launcher.known = {"old"}
     with pytest.raises(RunError, match="too many"):
         run(folder, launcher)
     assert launcher.cancelled == ["new"]
+    assert folder.read_states()["new"].state.reason == "SLURM did not take the jobs: too many."
 
 
-def test_tasks_that_another_launcher_still_has_are_not_started_a_second_time(folder, monkeypatch):
+# --- The same command, given again ---------------------------------------------------------------
+
+
+@pytest.fixture
+def planned(tmp_path) -> Planned:
+    """A cell as a plan has it."""
+    spec = CellSpec(method="constant", dataset="tiny", protocol=SMALL)
+    (one,) = plan_cells([Asked(spec)], Registry([PLUGINS]))
+    return one
+
+
+def test_what_another_launcher_still_has_is_not_started_a_second_time(tmp_path, monkeypatch, planned):
     """The same cells, asked for again without the cluster, while its jobs run and nobody watches."""
-    launcher = Scripted({"cell": "running running", "extract-x-1of4": "queued queued"})
-    launcher.known = set(launcher.script)
-    cell, extraction = make_task(folder.path, "cell"), make_task(folder.path, "extract-x-1of4", "extraction")
+    order, execution = new_order(), Execution(out=str(tmp_path))
+    folder, left, _ = starting._take_up("test", [planned], execution, Start("cluster"))
+    assert left == [], "there was no plan"
+    names = [stem(planned.cell), "extract-x-1of4"]
+    cell, extraction = make_task(folder.path, names[0]), make_task(folder.path, names[1], "extraction")
+    launcher = Scripted(dict.fromkeys(names, "running"))
+    launcher.known = set(names)
     monkeypatch.setattr(starting, "launcher_of", lambda folder, plan: launcher)
-    assert starting._left_at_work(folder, Start("cluster"), {"cell"}) == [], "there was no plan"
-    folder.write(plan_of(cell, extraction, launcher="cluster"))
+    folder.write(replace(plan_of(cell, extraction, launcher="cluster"), order=order))
+
     with pytest.raises(UsageError, match="2 tasks of an earlier command are still queued or running"):
-        starting._left_at_work(folder, Start(), {"cell"})
-    assert starting._left_at_work(folder, Start("cluster"), {"cell"}) == [cell, extraction]
-    assert starting._left_at_work(folder, Start(), {"other"}) == [cell, extraction], "its record is there"
+        starting._take_up("test", [planned], execution, Start())
+    _, left, same = starting._take_up("test", [planned], execution, Start("cluster"))
+    assert (left, same) == ([cell, extraction], execution)
+    forced = replace(execution, force=new_order())
+    _, _, taken_up = starting._take_up("test", [planned], forced, Start("cluster"))
+    assert taken_up.force == order, "what runs goes on under the order that it began under"
+    starting._keep(folder, left, "test", [planned], execution, Start("cluster"), [planned])
+    assert extraction in folder.read().tasks, "it is watched, and ended with the others"
+    planned.record(tmp_path).parent.mkdir(parents=True)
+    planned.record(tmp_path).touch()
+    _, left, _ = starting._take_up("test", [planned], execution, Start())
+    assert {one.kind for one in left} == {"cell", "extraction"}, "no cell of them is to run now"

@@ -137,7 +137,7 @@ def test_without_labels_there_is_nothing_to_learn_from(command, tmp_path):
         ([], "What shall be probed?"),
         (["--backbone", "patchstats"], "What shall be probed?"),
         (["abc", "--protocol", "full@1"], "protocol and limit are the record's"),
-        (["--backbone", "patchstats", "--dataset", "toy3", "--lr", "0"], "--lr must be positive"),
+        (["--backbone", "patchstats", "--dataset", "toy3", "--lr", "0"], "is not in the range x>0"),
     ],
 )
 def test_wrong_usage(command, tmp_path: Path, arguments, expected):

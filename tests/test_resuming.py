@@ -17,7 +17,7 @@ from uss_bench.context import RunContext
 from uss_bench.errors import ContractError, DataError
 from uss_bench.locking import locked
 from uss_bench.nn import ShuffledBatches
-from uss_bench.record_files import read_arrays, read_state
+from uss_bench.record_files import new_order, read_arrays, read_state
 from uss_bench.runner import run_cell
 from uss_bench.snapshots import read_snapshot, restore, save_snapshot
 from uss_bench.workspace import Workspace
@@ -185,7 +185,7 @@ def test_a_failed_run_keeps_what_it_had_and_force_forgets_it(run, monkeypatch):
             cell()
     workspace = cell.workspace()
     assert (workspace.folder / "training-0.snapshot").exists()
-    outcome = cell(force="again")
+    outcome = cell(force=new_order())
     assert outcome.record.status == "done"
     assert not workspace.folder.exists()
 
@@ -197,14 +197,17 @@ def test_what_was_begun_under_an_order_goes_on_under_it_though_an_older_record_i
     monkeypatch.setattr(progress, "_quiet", False)
     cell = Cell(run, "smooseg")
     whole = cell()
-    for order, step, goes_on in (("first", 4, False), ("first", 6, True), ("second", 4, False)):
+    first, second = new_order(), new_order()
+    for order, step, goes_on in ((first, 4, False), (first, 6, True), (second, 4, False)):
         kill(step)
         with pytest.raises(Killed):
             cell(force=order)
         assert ("Training goes on" in capsys.readouterr().err) == goes_on
         cell.workspace().tidy()
-    assert contents(cell(force="second")) == contents(whole)
+    again = cell(force=second)
+    assert contents(again) == contents(whole)
     assert "Training goes on after step 3" in capsys.readouterr().err
+    assert cell(force=second).record.created == again.record.created, "it is done"
     assert not cell.workspace().folder.exists()
 
 

@@ -245,7 +245,7 @@ def test_what_was_cancelled_from_elsewhere_is_not_lost(tmp_path, installed, prog
     slurm.Slurm(tmp_path, None).cancel(tasks)
     assert asked.read_text().split() == ["5_1"]
     assert slurm.Slurm(tmp_path, None).poll(tasks) == {
-        "a": State("cancelled", "interrupted by the user", "job 5_1")
+        "a": State("cancelled", "its job was cancelled with uss-bench", "job 5_1")
     }
 
 

@@ -26,8 +26,8 @@ _RATIO = 200
 _SLACK = 64 << 20
 _BLOCK = 1 << 20
 _BROKEN = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, LookupError,
-    UnicodeDecodeError, OverflowError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, IndexError,
+    UnicodeDecodeError, OverflowError, NotImplementedError,
 )  # fmt: skip
 
 

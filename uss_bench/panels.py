@@ -144,12 +144,11 @@ def _compose(
     legend: Sequence[tuple[str, tuple[float, float, float]]],
 ) -> bytes:
     """Return the panel as a PNG."""
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    from uss_bench.plots.style import glyphs_told
+    from uss_bench.plots.style import plain_text
 
     columns = len(rows[0][1])
     legend_columns = max(2, min(columns + 1, len(legend)))
@@ -171,7 +170,6 @@ def _compose(
         wspace=0.03,
         hspace=0.03,
     )
-    plain = matplotlib.rc_context({"text.parse_math": False})  # a class may be called "$^$"
     for row, (title, tiles) in enumerate(rows):
         for column, tile in enumerate(tiles):
             axes = figure.add_subplot(grid[row, column])
@@ -183,7 +181,7 @@ def _compose(
             if column == 0:
                 axes.set_ylabel(title, fontsize=9)
     buffer = io.BytesIO()
-    with plain, glyphs_told():
+    with plain_text():
         figure.legend(
             handles=[
                 Patch(facecolor=colour, edgecolor="#555", linewidth=0.4, label=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -89,29 +90,38 @@ def method_params(
             f"{owner} needs a value for {', '.join(missing)}.",
             hint=f"Use --set {missing[0]}=…",
         )
-    least = {"clusters": 1, **(plugin.spec.minimum if isinstance(plugin.spec, MethodSpec) else {})}
+    minimum = plugin.spec.minimum if isinstance(plugin.spec, MethodSpec) else {}
+    _check_recordable(params, owner)
+    check_least(params, {"clusters": 1, **minimum}, owner)
+    return params
+
+
+def check_least(params: Mapping[str, Any], minimum: Mapping[str, float], owner: str) -> None:
+    """Raise `UsageError` for a parameter that is less than its minimum, or no number; None is let pass."""
+    for name, least in minimum.items():
+        value = params.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, (int, float)):
+            raise UsageError(f"{owner}: {name} must be a number, not {value!r}.")
+        if value < least:
+            raise UsageError(f"{owner}: {name} must be at least {least:g}, not {value}.")
+
+
+def _check_recordable(params: Mapping[str, Any], owner: str) -> None:
+    """Refuse what a record could not state: in its JSON infinity would become null, for one."""
     for name, value in params.items():
-        if not _recordable(value):
+        try:
+            plain = msgspec.to_builtins(value)
+            json.dumps(plain, allow_nan=False)
+            steers = steering_at(plain)
+        except (TypeError, ValueError, RecursionError, OverflowError):
+            steers = name
+        if steers:
             raise UsageError(
                 f"{owner}: {name}={value!r} will not do: a record could not state it.",
                 hint="Numbers must be finite, and text without control characters.",
             )
-        if name not in least or value is None:
-            continue
-        if not isinstance(value, (int, float)):
-            raise UsageError(f"{owner}: {name} must be a number, not {value!r}.")
-        if value < least[name]:
-            raise UsageError(f"{owner}: {name} must be at least {least[name]:g}, not {value}.")
-    return params
-
-
-def _recordable(value: Any) -> bool:
-    """Whether a record's JSON holds a value as it is: infinity, for one, would become null."""
-    try:
-        plain = msgspec.to_builtins(value)
-        return bool(msgspec.json.decode(msgspec.json.encode(plain)) == plain) and not steering_at(plain)
-    except (TypeError, ValueError, RecursionError, OverflowError):
-        return False
 
 
 def check_options(

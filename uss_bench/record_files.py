@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,24 @@ def record_path(out: Path, cell: Cell) -> Path:
     return Path(out) / cell.dataset.name / f"{stem(cell)}.json"
 
 
+def is_done(record: Path, order: str = "") -> bool:
+    """Whether a cell's record is there, and no older than an order to make it again.
+
+    Args:
+        record: its path, there or not.
+        order: as `new_order` names it; '' for none.
+    """
+    try:
+        return record.stat().st_mtime_ns >= int(order.partition("-")[0] or 0)
+    except OSError:
+        return False
+
+
+def new_order() -> str:
+    """Name an order to make records again, given now: what is older is not what it asked for."""
+    return f"{time.time_ns()}-{secrets.token_hex(4)}"
+
+
 def write_record(
     out: Path, record: RunRecord, arrays: Arrays | None, state: bytes | None
 ) -> tuple[Path, RunRecord]:
@@ -74,14 +94,7 @@ def write_record(
     Raises:
         DataError: when the files cannot be written; nothing half-written stays.
     """
-    record = msgspec.structs.replace(
-        record,
-        classes=[msgspec.structs.replace(one, name=printable(one.name)) for one in record.classes],
-        notes=[printable(note) for note in record.notes],
-        labels_used=[printable(use) for use in record.labels_used],
-        command=printable(record.command),
-        reason=printable(record.reason),
-    )
+    record = _written_out(record)
     if place := unprintable_at(record):
         raise DataError(f"The record cannot be written: it holds a control character - at `{place}`.")
     path = record_path(out, record.cell)
@@ -114,10 +127,10 @@ def read_record(path: Path) -> RunRecord:
         DataError: when it is missing, damaged, or says something that its inputs do not.
     """
     record = read_json(Path(path), RunRecord, "run record")
-    if place := unprintable_at(record):
+    if unprintable_at(record) and (place := unprintable_at(record := _written_out(record))):
         raise DataError(
             f"{path} holds a control character - at `{place}`.",
-            hint="Such characters can make a terminal show something else than is there.",
+            hint="It can make a terminal show something else than is there: remove the record.",
         )
     if record.schema != SCHEMA:
         raise DataError(f"{path} has schema {record.schema}; this version reads schema {SCHEMA}.")
@@ -180,6 +193,18 @@ def find_record(text: str, folders: list[Path]) -> Path:
     if not found:
         raise DataError(f"There is no record '{text}' in {places}.", hint="uss-bench show lists the records.")
     raise DataError(f"'{text}' fits {len(found)} records: {', '.join(path.stem for path in found[:4])}.")
+
+
+def _written_out(record: RunRecord) -> RunRecord:
+    """Return the record with what would steer a terminal written out, where that changes no identity."""
+    return msgspec.structs.replace(
+        record,
+        classes=[msgspec.structs.replace(one, name=printable(one.name)) for one in record.classes],
+        notes=[printable(note) for note in record.notes],
+        labels_used=[printable(use) for use in record.labels_used],
+        command=printable(record.command),
+        reason=printable(record.reason),
+    )
 
 
 def _pack(arrays: Arrays) -> bytes:

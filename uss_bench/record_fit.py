@@ -48,6 +48,9 @@ def misfit(record: RunRecord) -> str:
                 return f"class_of_cluster of '{name}' has {len(row.class_of_cluster)} for {clusters} clusters"
             if not all(UNMATCHED <= one < classes for one in row.class_of_cluster):
                 return f"class_of_cluster of '{name}' names a class that is not there"
+    last, chosen = record.last, record.selected
+    if last and chosen and chosen.step is None and (chosen.crf is None) != (last.crf is None):
+        return "the selected state is the last, and only one of them has scores after the CRF"
     return ""
 
 
@@ -57,8 +60,9 @@ def check_arrays(arrays: Arrays, record: RunRecord) -> None:
     Raises:
         ValueError: saying what does not fit.
     """
-    if not isinstance(arrays.image_ids, list) or not isinstance(arrays.map_ids, list):
-        raise ValueError("its ids are no lists")
+    for ids in (arrays.image_ids, arrays.map_ids):
+        if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+            raise ValueError("its ids are no list of texts")
     known = {*product(get_args(Checkpoint), get_args(Refinement))}
     if other := (arrays.counts.keys() | arrays.maps.keys()) - known:
         raise ValueError(f"it holds '{'/'.join(sorted(other)[0])}'")
@@ -78,8 +82,8 @@ def check_arrays(arrays: Arrays, record: RunRecord) -> None:
         if counts.sum(dtype=np.float64) > _MOST_PIXELS:
             raise ValueError(f"{refinement} counts of '{checkpoint}' are of more pixels than there can be")
     for (checkpoint, refinement), maps in arrays.maps.items():
-        flat = all(one.ndim == 2 and one.size and one.dtype.kind == "u" for one in maps)
-        if len(maps) != len(arrays.map_ids) or not flat or maps.ndim not in (1, 3):
+        apart = maps.ndim in (1, 3) and len(maps) == len(arrays.map_ids)
+        if not apart or not all(one.ndim == 2 and one.size and one.dtype.kind == "u" for one in maps):
             raise ValueError(
                 f"{refinement} maps of '{checkpoint}' are {maps.dtype} {maps.shape}, "
                 f"not one map of cluster numbers for each of {len(arrays.map_ids)} images"

@@ -26,7 +26,7 @@ from uss_bench.geometry import Items
 from uss_bench.monitoring import collapse_warning, monitor, sample_batches
 from uss_bench.protocol import Protocol
 from uss_bench.provenance import environment
-from uss_bench.record_files import Arrays, read_record, record_path, write_record
+from uss_bench.record_files import Arrays, is_done, read_record, record_path, write_record
 from uss_bench.records import (
     SCHEMA,
     Candidate,
@@ -72,8 +72,8 @@ def run_cell(
 
     Args:
         snapshot_seconds: how much training a kill may cost.
-        force: when not empty, run the cell from its beginning, whatever there is of it: the name of this
-            order. What a killed run has left that was given the same one is taken up.
+        force: an order (`record_files.new_order`) to run the cell from its beginning, whatever there is of
+            it but what was begun under the same order; '' for none.
 
     Raises:
         UssBenchError: when the run fails, after a record with its reason was written.
@@ -95,10 +95,10 @@ def run_cell(
         labels_used=list(labels_used),
     )
     with workspace.claim():
+        if is_done(workspace.record, force):
+            return Outcome(workspace.record, read_record(workspace.record))
         if force:
             workspace.begin(force)
-        elif workspace.record.exists():
-            return Outcome(workspace.record, read_record(workspace.record))
         return _run_and_record(setup, base, store, pool, out, workspace.folder, snapshot_seconds)
 
 

@@ -18,7 +18,7 @@ from uss_bench import progress
 from uss_bench.errors import DataError
 from uss_bench.locking import is_locked, locked
 from uss_bench.paths import atomic_write, not_written
-from uss_bench.record_files import record_path
+from uss_bench.record_files import is_done, record_path
 from uss_bench.records import Cell
 
 SNAPSHOT = ".snapshot"
@@ -91,9 +91,9 @@ class Workspace:
     def _is_done(self) -> bool:
         """Whether the record is there, and is not one that is to be made again."""
         try:
-            return self.record.stat().st_mtime_ns >= (self.folder / ORDER).stat().st_mtime_ns
-        except FileNotFoundError:
-            return self.record.exists()
+            return is_done(self.record, (self.folder / ORDER).read_text())
+        except (OSError, ValueError):  # no order, or none that can be read
+            return is_done(self.record)
 
     def _lock_in(self, stack: contextlib.ExitStack) -> None:
         """Lock the folder that is there, or is made: whoever finishes in the same moment removes it."""
@@ -129,7 +129,7 @@ class Workspace:
             DataError: when the folder cannot be written.
         """
         mark = self.folder / ORDER
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             if mark.read_text() == order:
                 return
         for path in self.folder.iterdir():

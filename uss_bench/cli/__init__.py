@@ -126,7 +126,8 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _complain("Interrupted.", "What was finished is kept; the same command goes on from there.")
+        again = "" if "--force" in arguments else "; the same command goes on from there"
+        _complain("Interrupted.", f"What was finished is kept{again}.")
         return 130
     except BrokenPipeError:
         # The reader (`head`, a pager) has what it wanted; keep Python from flushing into the void.

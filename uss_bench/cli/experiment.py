@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,8 +182,9 @@ _REQUEST = [
 
 
 def _order(context: click.Context, parameter: click.Parameter, given: bool) -> str:
-    """Give the order to run cells again a name, by which a process knows what was begun under it."""
-    return secrets.token_hex(4) if given else ""
+    from uss_bench.record_files import new_order
+
+    return new_order() if given else ""
 
 
 _EXECUTION = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uss_bench.cli.options import collect_data, common, out_option
+from uss_bench.cli.options import FiniteRange, collect_data, common, out_option
 from uss_bench.errors import UsageError
 from uss_bench.registry import Registry
 
@@ -42,7 +42,9 @@ Examples:
 )
 @click.option("--steps", default=1000, show_default=True, type=click.IntRange(1), help="Steps of Adam.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Items per step.")
-@click.option("--lr", default=5e-3, show_default=True, help="Learning rate.")
+@click.option(
+    "--lr", default=5e-3, show_default=True, type=FiniteRange(0, min_open=True), help="Learning rate."
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the probe.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, …")
 @click.option("--workers", type=click.IntRange(1), help="Processes for the CRF. Default: all cores.")
@@ -73,8 +75,6 @@ def command(
     It learns from the labels of the training split, so its score says what the code holds and is no
     unsupervised result: it is written to RECORD.probe.json and stands on no board.
     """
-    if lr <= 0:
-        raise UsageError(f"--lr must be positive, not {lr:g}.")
     if record is None and (backbone is None or dataset is None):
         raise UsageError(
             "What shall be probed?", hint="Give a record's id, or frozen features: --backbone B --dataset D."

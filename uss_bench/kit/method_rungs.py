@@ -23,7 +23,7 @@ from uss_bench.kit.prediction_rungs import (
 from uss_bench.kit.scenes import CLASSES
 from uss_bench.kit.signatures import check_signature
 from uss_bench.kit.trial import Trial
-from uss_bench.params import check_options
+from uss_bench.params import check_least, check_options
 
 _CALLS = ("train", "embed", "classify", "state_dict", "load_state_dict")
 _INPUT = re.compile(r"image|aux:[^:]+|tokens|cls|cls_attention|attention|(keys|queries|values)@[1-9]\d*")
@@ -56,6 +56,7 @@ def parameters(trial: Trial) -> Verdict:
     for preset in trial.spec.presets:
         try:
             check_options(entry, preset.params, f"preset '{preset.name}'", "params:")
+            check_least(preset.params, trial.spec.minimum, f"preset '{preset.name}'")
         except UsageError as error:
             return failed(error.what, "Correct the preset in spec.toml.")
     if unknown := sorted(trial.spec.minimum.keys() - trial.known):

@@ -18,9 +18,6 @@ import msgspec
 from uss_bench.json_files import JSON_ERRORS
 from uss_bench.specs import Resources
 
-INTERRUPTED = "interrupted by the user"
-"""The reason of ``cancelled``."""
-
 CORES = "USS_BENCH_CORES"
 """An environment variable that a launcher should set for a task's process: how many cores it has.
 

@@ -13,7 +13,7 @@ from uss_bench.features import FeatureStore
 from uss_bench.geometry import Items
 from uss_bench.launch.work import CellSpec, CellWork, Execution, ExtractionWork, command_line
 from uss_bench.pictures import draw_missing, draw_pictures
-from uss_bench.record_files import read_record, record_path
+from uss_bench.record_files import is_done, read_record, record_path
 from uss_bench.registry import Registry
 from uss_bench.runner import Outcome, run_cell
 from uss_bench.setup import Setup, resolve
@@ -49,7 +49,7 @@ class CellRunner:
         """
         execution = self._execution
         path = record_path(Path(execution.out), setup.cell(spec.seed))
-        if path.exists() and not execution.force:
+        if is_done(path, execution.force):
             progress.log(f"{label}: done before, see {path}")
             draw_missing(path, setup)
             return Outcome(path, read_record(path))

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from uss_bench import progress
 from uss_bench.errors import UsageError, UssBenchError
-from uss_bench.launch.launcher import INTERRUPTED, OPEN, Launcher, State, Task
+from uss_bench.launch.launcher import OPEN, Launcher, Stage, State, Task
 from uss_bench.launch.stored import PlanFolder, Progress, StoredPlan
 from uss_bench.launch.view import View
 from uss_bench.launch.work import LOCAL
+
+INTERRUPTED = "interrupted by the user"
 
 
 class Session:
@@ -83,8 +85,8 @@ class Session:
         new = [task for task in self._tasks if task.id not in kept and task.id not in over]
         try:
             self._submit(new)
-        except UssBenchError:
-            self._end(new)
+        except Exception as error:
+            self._end(new, error.what if isinstance(error, UssBenchError) else "an error ended the command")
             raise
         self._tell()
 
@@ -118,22 +120,24 @@ class Session:
 
     def _submit_again(self, lost: Mapping[str, tuple[Task, State]]) -> None:
         """Submit tasks that died. Those that are not taken are tried again while others are at work."""
-        before = {name: self._known[name].attempts for name in lost}
+        attempts = {name: self._known[name].attempts for name in lost}
         for name in lost.keys() - self._refused:
             task, state = lost[name]
             progress.log(f"{task.label}: {state.reason}; it is started again ({task.log})")
+        tasks = [task for task, _ in lost.values()]
         try:
-            self._submit([task for task, _ in lost.values()])
+            self._submit(tasks)
         except UssBenchError as error:
-            others = any(task.id not in lost for task in self._waiting())
-            for name, (_, state) in lost.items():
-                refused = State(
-                    "queued" if others else "lost", f"{state.reason}; it was not taken again: {error.what}"
-                )
-                self._known[name] = Progress(refused, before[name])
-            if others and not lost.keys() <= self._refused:
+            there = self._launcher.poll(tasks)
+            refused = {name for name in lost if name not in there or there[name].stage not in OPEN}
+            others = any(task.id not in refused for task in self._waiting())
+            stage: Stage = "queued" if others else "lost"
+            for name in refused:
+                reason = f"{lost[name][1].reason}; it was not taken again: {error.what}"
+                self._known[name] = Progress(State(stage, reason), attempts[name])
+            if others and not refused <= self._refused:
                 progress.log(f"{error.what} It is tried again while other tasks are at work.")
-            self._refused |= lost.keys()
+            self._refused = (self._refused - lost.keys()) | refused
         else:
             self._refused -= lost.keys()
 
@@ -147,14 +151,14 @@ class Session:
         open_ones = self._waiting() if self._known else self._tasks
         if open_ones:
             progress.log(f"Ending {len(open_ones)} tasks that are queued or running")
-        self._end(open_ones)
+        self._end(open_ones, INTERRUPTED)
 
-    def _end(self, tasks: Sequence[Task]) -> None:
+    def _end(self, tasks: Sequence[Task], reason: str) -> None:
         if tasks:
             self._launcher.cancel(tasks)
         for task in tasks:
             attempts = self._known[task.id].attempts if task.id in self._known else 0
-            self._known[task.id] = Progress(State("cancelled", INTERRUPTED), attempts)
+            self._known[task.id] = Progress(State("cancelled", reason), attempts)
         with contextlib.suppress(OSError):
             self._folder.write_states(self._known)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.util
+import math
 import shutil
 import signal
 import threading
@@ -23,7 +24,7 @@ import msgspec
 
 from uss_bench import progress
 from uss_bench.errors import RunError, UsageError
-from uss_bench.launch.launcher import INTERRUPTED, State, Task
+from uss_bench.launch.launcher import State, Task
 from uss_bench.launch.slurm_job import JobStart
 from uss_bench.launch.slurm_ledger import Ledger, Submitted
 from uss_bench.launch.slurm_queue import WAITING, Job, cancel_jobs, largest_array, last_words, read_queue
@@ -89,8 +90,8 @@ class Slurm:
         ):
             if value is not None and value < least:
                 raise UsageError(f"Launcher 'slurm': {name} must be at least {least}, not {value}.")
-        if memory_gb is not None and memory_gb <= 0:
-            raise UsageError(f"Launcher 'slurm': memory_gb must be more than 0, not {memory_gb}.")
+        if memory_gb is not None and not 0 < memory_gb < math.inf:
+            raise UsageError(f"Launcher 'slurm': memory_gb must be more than 0 and finite, not {memory_gb}.")
         self._folder = folder.resolve()
         self._ledger = Ledger(self._folder / "slurm.jobs")
         self._jobs = jobs
@@ -249,7 +250,7 @@ class Slurm:
         ids = {one.job for one in mine.values()}
         cancel_jobs(ids)
         with contextlib.suppress(OSError):
-            ended = dict.fromkeys(mine, State("cancelled", INTERRUPTED))
+            ended = dict.fromkeys(mine, State("cancelled", "its job was cancelled with uss-bench"))
             self._ledger.end({name: one.job for name, one in mine.items()}, ended)
         deadline = time.monotonic() + _CANCELLING_S
         while True:
@@ -297,8 +298,8 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, handler)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _check_installed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ from uss_bench.launch.stored import PlanFolder, PlannedTask, StoredPlan, now
 from uss_bench.launch.view import View, first_line, short
 from uss_bench.launch.work import LOCAL, Execution, Start
 from uss_bench.pictures import draw_missing
-from uss_bench.record_files import read_record
+from uss_bench.record_files import is_done, read_record
 from uss_bench.records import stem
 from uss_bench.runner import Outcome
 
@@ -49,12 +49,11 @@ def run_cells(
 
 
 def pending(cells: Sequence[Planned], execution: Execution) -> list[Planned]:
-    """Return the cells that have no record, or all with ``--force``; one that is there twice, once."""
+    """Return the cells without a record, or, with ``--force``, without a new one; each of them once."""
     once = {one.cell.id: one for one in reversed(cells)}
+    out = Path(execution.out)
     return [
-        one
-        for one in cells
-        if once[one.cell.id] is one and (execution.force or not one.record(Path(execution.out)).exists())
+        one for one in cells if once[one.cell.id] is one and not is_done(one.record(out), execution.force)
     ]
 
 
@@ -63,7 +62,10 @@ def _run_here(cells: Sequence[Planned], execution: Execution, name: str) -> list
         import torch
 
         torch.set_num_threads(execution.threads)
-    folder = _keep(name, cells, execution, Start()) if len(cells) > 1 else None
+    folder = None
+    if len(cells) > 1:
+        folder, left, execution = _take_up(name, cells, execution, Start())
+        _keep(folder, left, name, cells, execution, Start())
     results: dict[str, Outcome | Exception] = {}
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -97,6 +99,7 @@ def _run_elsewhere(
 ) -> list[Outcome | Exception]:
     found = find_launcher(launcher)
     found.check(start.options)
+    folder, left, execution = _take_up(name, cells, execution, start)
     todo = pending(cells, execution)
     for one in cells:
         if one not in todo and (path := one.record(Path(execution.out))).exists():
@@ -105,7 +108,7 @@ def _run_elsewhere(
     states: Mapping[str, State] = {}
     if launcher == LOCAL:
         execution = _share_of_this_machine(execution, min(start.jobs or 1, max(1, len(todo))))
-    folder = _keep(name, cells, execution, start, todo)
+    _keep(folder, left, name, cells, execution, start, todo)
     if todo:
         plan = folder.read()
         view = View(plan.tasks, done_before=len(cells) - len(todo))
@@ -122,25 +125,67 @@ def _share_of_this_machine(execution: Execution, jobs: int) -> Execution:
     )
 
 
+def _take_up(
+    name: str, cells: Sequence[Planned], execution: Execution, start: Start
+) -> tuple[PlanFolder, list[Task], Execution]:
+    """Return the folder of a plan, the tasks that an earlier command left at work, and how cells are run now.
+
+    With ``--force`` the tasks that are left go on under the order that they began under.
+
+    Raises:
+        UsageError: when cells that are to run now are at work on another launcher.
+    """
+    folder = PlanFolder.of(Path(execution.out), name, [one.cell.id for one in cells])
+    if folder.is_at_work:
+        return folder, [], execution
+    plan, left = _left_at_work(folder)
+    if plan is None or not left:
+        return folder, [], execution
+    if execution.force and plan.order:
+        execution = msgspec.structs.replace(execution, force=plan.order)
+    wanted = {stem(one.cell) for one in pending(cells, execution)}
+    if plan.launcher != start.name and any(task.id in wanted for task in left):
+        raise UsageError(
+            f"{len(left)} tasks of an earlier command are still queued or running on '{plan.launcher}'.",
+            hint=f"Watch them with --launcher {plan.launcher}, or end them first: "
+            f"uss-bench status {folder.path.name} --cancel --out {folder.out}",
+        )
+    return folder, left, execution
+
+
+def _left_at_work(folder: PlanFolder) -> tuple[StoredPlan | None, list[Task]]:
+    """Return the plan that is stored, and those of its tasks that its launcher still has at work."""
+    try:
+        plan = folder.read()
+        launcher = launcher_of(folder, plan)
+        states = launcher.poll(plan.tasks) if launcher is not None else {}
+    except UssBenchError:  # no plan before this one, or on a machine that cannot ask
+        return None, []
+    return plan, [task for task in plan.tasks if task.id in states and states[task.id].stage in OPEN]
+
+
 def _keep(
+    folder: PlanFolder,
+    left: Sequence[Task],
     name: str,
     cells: Sequence[Planned],
     execution: Execution,
     start: Start,
     todo: Sequence[Planned] = (),
-) -> PlanFolder:
+) -> None:
     """Write a plan where ``uss-bench status`` finds it, with tasks for the cells of `todo`.
 
+    Args:
+        left: tasks that an earlier command left at work; extractions among them are watched and ended with
+            the plan's own.
+
     Raises:
-        UsageError: when another process is at work on it, and these cells would be its tasks; when they are
-            tasks of another launcher.
+        UsageError: when another process is at work on it, and these cells would be its tasks.
     """
-    folder = PlanFolder.of(Path(execution.out), name, [one.cell.id for one in cells])
     if folder.is_at_work:
         if todo:
             raise taken(folder)
-        return folder  # whose plan is the other's; cells of this process wait for those of the other
-    left = _left_at_work(folder, start, {stem(one.cell) for one in pending(cells, execution)})
+        return  # the plan is the other's; cells of this process wait for those of the other
     extractions, tasks = make_tasks(todo, execution, folder.path, start.jobs)
     planned = {task.id for task in extractions}
     others = [task for task in left if task.kind == "extraction" and task.id not in planned]
@@ -154,7 +199,7 @@ def _keep(
             launcher=start.name or "",
             options=dict(start.options),
             jobs=start.jobs,
-            forced=bool(execution.force),
+            order=execution.force,
             extractions=[*others, *extractions],
             cells=[
                 PlannedTask(label=one.label, record=str(one.record(Path())), task=task_of.get(one.cell.id))
@@ -163,32 +208,6 @@ def _keep(
         )
     )
     folder.write_states({})  # those of an earlier command are not of this one
-    return folder
-
-
-def _left_at_work(folder: PlanFolder, start: Start, pending: Set[str]) -> list[Task]:
-    """Return the tasks of an earlier command that its launcher still has at work.
-
-    Args:
-        pending: ids of cells that are to run now.
-
-    Raises:
-        UsageError: when some of these are among them, and another launcher is to start them now.
-    """
-    try:
-        plan = folder.read()
-        launcher = launcher_of(folder, plan)
-        states = launcher.poll(plan.tasks) if launcher is not None else {}
-    except UssBenchError:  # no plan before this one, or on a machine that cannot ask
-        return []
-    left = [task for task in plan.tasks if task.id in states and states[task.id].stage in OPEN]
-    if plan.launcher != start.name and any(task.id in pending for task in left):
-        raise UsageError(
-            f"{len(left)} tasks of an earlier command are still queued or running on '{plan.launcher}'.",
-            hint=f"Watch them with --launcher {plan.launcher}, or end them first: "
-            f"uss-bench status {folder.path.name} --cancel --out {folder.out}",
-        )
-    return left
 
 
 def _outcome(

@@ -16,7 +16,7 @@ from uss_bench.launch.launchers import find_launcher
 from uss_bench.launch.reporting import duration, read_now
 from uss_bench.launch.stored import PlanFolder, PlannedTask, Progress, StoredPlan
 from uss_bench.locking import is_locked
-from uss_bench.record_files import read_record
+from uss_bench.record_files import is_done, read_record
 from uss_bench.workspace import FOLDER as WORK
 
 CellStage = Literal["planned", "queued", "running", "done", "failed"]
@@ -69,8 +69,7 @@ def plan_status(folder: PlanFolder) -> PlanStatus:
     states = folder.read_states()
     said, unknown = _ask(folder, plan)
     extractions = [_of_extraction(task, at_work, states, said) for task in plan.extractions]
-    since = (folder.path / "plan").stat().st_mtime if plan.forced else 0.0
-    cells = [_of_cell(cell, folder, since, at_work, states, said) for cell in plan.cells]
+    cells = [_of_cell(cell, folder, plan.order, at_work, states, said) for cell in plan.cells]
     return PlanStatus(folder, plan, at_work, extractions, cells, unknown)
 
 
@@ -109,17 +108,15 @@ def _of_extraction(
 def _of_cell(
     cell: PlannedTask,
     folder: PlanFolder,
-    since: float,
+    order: str,
     at_work: bool,
     states: Mapping[str, Progress],
     said: Mapping[str, State],
 ) -> CellStatus:
-    """Find out how far a cell is, whose record counts when it is no older than `since`."""
     record = folder.out / cell.record
     file = folder.path / f"{record.stem}.task"
-    with contextlib.suppress(FileNotFoundError):
-        if record.stat().st_mtime >= since:
-            return CellStatus(cell.label, "done")
+    if is_done(record, order):
+        return CellStatus(cell.label, "done")
     if is_locked(record.parent / WORK / record.stem / "lock"):
         return CellStatus(cell.label, "running", _how_far(file), _log(file))
     asked = said.get(file.stem)
@@ -129,7 +126,7 @@ def _of_cell(
             return _told(cell.label, state, cell.task)
     if reason := _recorded_reason(record.with_suffix(".failed.json"), folder, at_work):
         return CellStatus(cell.label, "failed", reason, _log(file))
-    for state in (asked, known):
+    for state in (known, asked):
         if state is not None and state.stage in ("failed", "lost", "cancelled"):
             return _told(cell.label, state, cell.task)
     return CellStatus(cell.label, "queued" if at_work else "planned")

@@ -51,8 +51,8 @@ class StoredPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Its name, or '' for cells that run in the command's own process."""
     options: dict[str, Any] = {}
     jobs: int | None = None
-    forced: bool = False
-    """Whether records that were there are made again."""
+    order: str = ""
+    """By which records that were there are made again (`record_files.new_order`)."""
     extractions: list[Task] = []
     cells: list[PlannedTask] = []
 

@@ -85,8 +85,8 @@ class Execution(_Part, frozen=True):
     snapshot_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     """How much training a kill may cost."""
     force: str = ""
-    """Run again what has a record: the name of this order, or '' to leave it. A process that is started again
-    goes on with what was begun under the same order."""
+    """The order to run again what has a record (`record_files.new_order`), or ''. A process that is started
+    again under the same one goes on with what was begun."""
     plugins: list[str] = []
     """Folders given by ``--plugin``."""
     folder: str = "."

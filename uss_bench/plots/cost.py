@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from uss_bench import progress
 from uss_bench.collection import Setting
@@ -69,6 +70,8 @@ def draw(settings: Sequence[Setting], metric: Metric, refinement: Refinement) ->
             handles.append(handle)
         left.set_xscale("log")
         left.xaxis.set_major_formatter("{x:g}")
+        # matplotlib's own writes powers as formulas, which no text of a figure is here.
+        left.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
         left.set_xlabel("training (s)")
         right.set_xlabel("peak memory (GiB)")
         left.set_ylabel(f"{METRICS[metric]}, {REFINEMENTS[refinement]} (%)")

@@ -40,11 +40,12 @@ SEQUENTIAL = "Blues"
 PNG_DPI = 300
 _BODY, _SMALL = 8.0, 7.0
 
+_PLAIN: dict[Any, Any] = {"text.parse_math": False}  # a class may be called "$^$"
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "mathtext.fontset": "dejavusans",
     "text.usetex": False,
-    "text.parse_math": False,  # a class may be called "$^$"
+    **_PLAIN,
     "font.size": _BODY,
     "axes.titlesize": _BODY,
     "axes.titleweight": "bold",
@@ -120,15 +121,15 @@ def render(canvas: Figure, format: Format) -> bytes:
         "svg": {"Date": None},
     }
     buffer = io.BytesIO()
-    with _style(), glyphs_told():
+    with _style(), plain_text():
         canvas.savefig(buffer, format=format, dpi=PNG_DPI, metadata=undated[format])
     return buffer.getvalue()
 
 
 @contextmanager
-def glyphs_told() -> Iterator[None]:
-    """Say once, and in words, that the font lacks characters, in place of a warning for each."""
-    with warnings.catch_warnings(record=True) as caught:
+def plain_text() -> Iterator[None]:
+    """Draw text as it is: a dollar begins no formula, and characters that the font lacks are told once."""
+    with matplotlib.rc_context(_PLAIN), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     others = [one for one in caught if not str(one.message).startswith("Glyph ")]
