@@ -92,7 +92,8 @@ def peak_bytes(work: Callable[[], object]) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        # One cycle, so there are no others to accumulate; without the flag some versions warn of that.
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
             work()
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]

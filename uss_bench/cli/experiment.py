@@ -182,9 +182,11 @@ _REQUEST = [
 
 
 def _order(context: click.Context, parameter: click.Parameter, given: bool) -> str:
+    if not given:
+        return ""
     from uss_bench.record_files import new_order
 
-    return new_order() if given else ""
+    return new_order()
 
 
 _EXECUTION = [

@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from uss_bench.cli.options import common
 from uss_bench.cli.source_docs import parameter_docs
-from uss_bench.errors import UsageError, did_you_mean
+from uss_bench.errors import UsageError, blame, did_you_mean
 from uss_bench.protocol import (
     SUMMARIES,
     CrfParams,
@@ -206,10 +206,15 @@ def _study_page(study: Study) -> str:
 def _options(plugin: Plugin, flag: str, *, skip: int) -> str:
     """Return the table of keyword options, with the docstrings that follow them in the source."""
     entry = plugin.load()
-    docs = parameter_docs(entry)
+    minimum = plugin.spec.minimum if isinstance(plugin.spec, MethodSpec) else {}
+    with blame(f"'{plugin.name}'", "stating its options"):
+        parameters = list(inspect.signature(entry).parameters.values())[skip:]
+        docs = parameter_docs(entry)
     rows = []
-    for parameter in list(inspect.signature(entry).parameters.values())[skip:]:
+    for parameter in parameters:
         default = "needed" if parameter.default is inspect.Parameter.empty else repr(parameter.default)
+        if parameter.name in minimum:
+            default += f" (≥ {minimum[parameter.name]:g})"
         rows.append((parameter.name, default, docs.get(parameter.name, "")))
     if not rows:
         return f"It takes no options ({flag})."

@@ -46,7 +46,7 @@ def restore(
         DataError: when state, data or weights are missing or not those of the record.
     """
     cell = entry.record.cell
-    state = load(read_state(entry.path, entry.record))
+    content = read_state(entry.path, entry.record)
     setup = resolve(
         Request(
             method=cell.method.name,
@@ -75,5 +75,5 @@ def restore(
         progress.log(f"The code of '{cell.method.name}' has changed since {entry.path} was made.")
     with blame(f"Method '{cell.method.name}'", "loading its state"):
         method = setup.make_method()
-        method.load_state_dict({name: value.to(device) for name, value in state.items()})
+        method.load_state_dict({name: value.to(device) for name, value in load(content).items()})
     return Trained(setup, method)
