@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import warnings
 
 import pytest
@@ -9,9 +10,12 @@ from plugin_folders import write_plugin
 
 from uss_bench import progress
 from uss_bench.errors import ContractError, UsageError
+from uss_bench.json_files import read_json
+from uss_bench.launch.launcher import State
 from uss_bench.params import method_params
 from uss_bench.plots import style
 from uss_bench.registry import Registry
+from uss_bench.specs import read_spec
 
 METHOD = ["run", "--method", "dino", "--dataset", "toy3"]
 
@@ -105,3 +109,14 @@ def test_any_class_name_can_be_drawn(name, capsys, monkeypatch):
         canvas.text(0.1, 0.1, name)
         assert style.render(canvas, "png").startswith(b"\x89PNG")
     assert ("boxes stand for these" in capsys.readouterr().err) == (name == "道路")
+
+
+def test_what_an_editor_of_windows_saves_is_read(tmp_path):
+    """A mark of the byte order in front, and two characters at the end of each line."""
+    plugin = write_plugin(tmp_path / "new")
+    spec = plugin / "spec.toml"
+    saved = spec.read_bytes()
+    spec.write_bytes(codecs.BOM_UTF8 + saved.replace(b"\n", b"\r\n"))
+    assert read_spec(spec).name == "new"
+    (tmp_path / "x.json").write_bytes(codecs.BOM_UTF8 + b'{"stage": "done"}\r\n')
+    assert read_json(tmp_path / "x.json", State, "state") == State("done")

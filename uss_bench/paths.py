@@ -44,24 +44,29 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> None:
     Raises:
         OSError: when a folder is missing or cannot be written; nothing half-written stays.
     """
-    with contextlib.ExitStack() as open_until_named:
-        partials: list[Path] = []
-        try:
-            for path, content in files:
-                descriptor, partial = _claim(Path(path))
-                open_until_named.callback(os.close, descriptor)
-                partials.append(partial)
-                _fill(descriptor, content)
-            if len(files) > 1:
-                Path(files[-1][0]).unlink(missing_ok=True)
-            for path, _ in files:
-                partials[0].replace(path)
-                del partials[0]  # from here on the name may be another process's
-        except BaseException:
-            for partial in partials:
-                with contextlib.suppress(OSError):
-                    partial.unlink()
-            raise
+    try:
+        with contextlib.ExitStack() as open_until_named:
+            partials: list[Path] = []
+            try:
+                for path, content in files:
+                    descriptor, partial = _claim(Path(path), open_until_named)
+                    partials.append(partial)
+                    _fill(descriptor, content)
+                if len(files) > 1:
+                    Path(files[-1][0]).unlink(missing_ok=True)
+                for path, _ in files:
+                    partials[0].replace(path)
+                    del partials[0]  # from here on the name may be another process's
+            except BaseException:
+                for partial in partials:
+                    with contextlib.suppress(OSError):
+                        partial.unlink()
+                raise
+    except BaseException:
+        for path, _ in files if fcntl is not None else ():
+            with contextlib.suppress(OSError):  # Ctrl-C may come before the name of a new file is noted
+                _sweep(_partial(Path(path)))
+        raise
 
 
 def not_written(path: Path, error: OSError) -> DataError:
@@ -72,32 +77,46 @@ def not_written(path: Path, error: OSError) -> DataError:
     )
 
 
-def _claim(path: Path) -> tuple[int, Path]:
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _claim(path: Path, open_until_named: contextlib.ExitStack) -> tuple[int, Path]:
     """Open an empty temporary file beside `path`, which no other process writes while it is open.
 
     Its name is the same every time, so that what a killed process has left is overwritten and not kept
     for ever; a lock, which ends with its process, keeps the living apart.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     while fcntl is not None:
         try:
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except PermissionError:
             break  # somebody else's: the folder tells whether there may be another
+        open_until_named.callback(os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_at(descriptor, partial):
                 os.ftruncate(descriptor, 0)
                 return descriptor, partial
         except OSError:  # no locks on this file system
-            os.close(descriptor)
             break
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # whoever had it before has renamed or removed it
+        # Whoever had it before has renamed or removed it.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), partial
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    open_until_named.callback(os.close, descriptor)
+    return descriptor, partial
+
+
+def _sweep(partial: Path) -> None:
+    """Remove a temporary file that no process writes."""
+    descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(descriptor, partial):
+            partial.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

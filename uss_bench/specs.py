@@ -7,6 +7,7 @@ nothing reads.
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
 from collections.abc import Iterable
@@ -193,7 +194,9 @@ def decode_toml(path: Path, as_type: Any) -> Any:
         DataError: when the file is missing, is no TOML or does not fit, naming the file and the key.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), as_type)
+        return msgspec.convert(
+            tomllib.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8).decode()), as_type
+        )
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
     except (OSError, UnicodeDecodeError) as error:
