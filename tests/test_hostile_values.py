@@ -46,7 +46,7 @@ def test_a_value_that_makes_no_sense_ends_the_command_before_it_begins(command, 
     assert expected in said.err
 
 
-def plugin_of(folder, monkeypatch, code: str, more: str = ""):
+def plugin_of(folder, code: str, more: str = ""):
     write_plugin(folder, "new", more=more, code=code)
     return Registry([folder]).find("methods", "new")
 
@@ -56,9 +56,9 @@ def function(parameters: str) -> str:
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), [1.0, float("-inf")], "a\x1b[2Jb"])
-def test_what_a_record_could_not_state_is_refused(tmp_path, monkeypatch, value):
+def test_what_a_record_could_not_state_is_refused(tmp_path, value):
     """In JSON infinity and NaN become null: three settings would share one id."""
-    plugin = plugin_of(tmp_path / "new", monkeypatch, "from typing import Any\n" + function("tau: Any = 1"))
+    plugin = plugin_of(tmp_path / "new", "from typing import Any\n" + function("tau: Any = 1"))
     for sound in ([1, {"a": "é"}], (0.9, (1, 2)), {1: None}, True, None):
         assert method_params(plugin, None, {"tau": sound}, n_classes=0)["tau"] == sound
     with pytest.raises(UsageError, match=r"Method 'new': tau=.* a record could not state it"):
@@ -87,15 +87,15 @@ def test_what_a_record_could_not_state_is_refused(tmp_path, monkeypatch, value):
     ],
     ids=str,
 )
-def test_a_plugin_whose_parameters_make_no_sense_is_named(tmp_path, monkeypatch, code, chosen, error, words):
-    plugin = plugin_of(tmp_path / "new", monkeypatch, code)
+def test_a_plugin_whose_parameters_make_no_sense_is_named(tmp_path, code, chosen, error, words):
+    plugin = plugin_of(tmp_path / "new", code)
     with pytest.raises(error, match=words):
         method_params(plugin, None, chosen, n_classes=0)
 
 
-def test_the_least_value_of_a_parameter_is_the_methods_to_say(tmp_path, monkeypatch):
+def test_the_least_value_of_a_parameter_is_the_methods_to_say(tmp_path):
     more = "minimum = { rate = 0.5 }\n"
-    plugin = plugin_of(tmp_path / "new", monkeypatch, function("rate: float = 1.0, other: int = -3"), more)
+    plugin = plugin_of(tmp_path / "new", function("rate: float = 1.0, other: int = -3"), more)
     assert method_params(plugin, None, {"rate": 0.5}, n_classes=0) == {"rate": 0.5, "other": -3}
     with pytest.raises(UsageError, match=r"rate must be at least 0\.5, not 0\.25"):
         method_params(plugin, None, {"rate": 0.25}, n_classes=0)

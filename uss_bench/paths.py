@@ -45,28 +45,32 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> None:
         OSError: when a folder is missing or cannot be written; nothing half-written stays.
     """
     try:
-        with contextlib.ExitStack() as open_until_named:
-            partials: list[Path] = []
-            try:
-                for path, content in files:
-                    descriptor, partial = _claim(Path(path), open_until_named)
-                    partials.append(partial)
-                    _fill(descriptor, content)
-                if len(files) > 1:
-                    Path(files[-1][0]).unlink(missing_ok=True)
-                for path, _ in files:
-                    partials[0].replace(path)
-                    del partials[0]  # from here on the name may be another process's
-            except BaseException:
-                for partial in partials:
-                    with contextlib.suppress(OSError):
-                        partial.unlink()
-                raise
+        _write_all(files)
     except BaseException:
         for path, _ in files if fcntl is not None else ():
             with contextlib.suppress(OSError):  # Ctrl-C may come before the name of a new file is noted
                 _sweep(_partial(Path(path)))
         raise
+
+
+def _write_all(files: Sequence[tuple[Path, bytes]]) -> None:
+    with contextlib.ExitStack() as open_until_named:
+        partials: list[Path] = []
+        try:
+            for path, content in files:
+                descriptor, partial = _claim(Path(path), open_until_named)
+                partials.append(partial)
+                _fill(descriptor, content)
+            if len(files) > 1:
+                Path(files[-1][0]).unlink(missing_ok=True)
+            for path, _ in files:
+                partials[0].replace(path)
+                del partials[0]  # from here on the name may be another process's
+        except BaseException:
+            for partial in partials:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
+            raise
 
 
 def not_written(path: Path, error: OSError) -> DataError:

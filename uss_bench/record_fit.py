@@ -35,19 +35,16 @@ def unprintable_at(record: RunRecord) -> str | None:
 def misfit(record: RunRecord) -> str:
     """Say what a record states of other classes or clusters than its own; '' where all fits."""
     classes, clusters = len(record.classes), record.clusters
-    for name, checkpoint in (("last", record.last), ("selected", record.selected)):
-        for row in (checkpoint.raw, checkpoint.crf) if checkpoint is not None else ():
-            if row is None:
-                continue
-            for column in ("iou", "precision", "recall"):
-                if len(getattr(row, column)) != classes:
-                    return (
-                        f"{column} of '{name}' has {len(getattr(row, column))} values for {classes} classes"
-                    )
-            if len(row.class_of_cluster) != clusters:
-                return f"class_of_cluster of '{name}' has {len(row.class_of_cluster)} for {clusters} clusters"
-            if not all(UNMATCHED <= one < classes for one in row.class_of_cluster):
-                return f"class_of_cluster of '{name}' names a class that is not there"
+    for checkpoint, _, row in record.score_rows():
+        for column, values in (("iou", row.iou), ("precision", row.precision), ("recall", row.recall)):
+            if len(values) != classes:
+                return f"{column} of '{checkpoint}' has {len(values)} values for {classes} classes"
+        if len(row.class_of_cluster) != clusters:
+            return (
+                f"class_of_cluster of '{checkpoint}' has {len(row.class_of_cluster)} for {clusters} clusters"
+            )
+        if not all(UNMATCHED <= one < classes for one in row.class_of_cluster):
+            return f"class_of_cluster of '{checkpoint}' names a class that is not there"
     last, chosen = record.last, record.selected
     if last and chosen and chosen.step is None and (chosen.crf is None) != (last.crf is None):
         return "the selected state is the last, and only one of them has scores after the CRF"
@@ -92,10 +89,11 @@ def check_arrays(arrays: Arrays, record: RunRecord) -> None:
             raise ValueError(f"{refinement} maps of '{checkpoint}' hold a cluster beyond {record.clusters}")
 
 
-def _stated(record: RunRecord) -> set[tuple[str, str]]:
+def _stated(record: RunRecord) -> set[tuple[Checkpoint, Refinement]]:
     """Return what counts the record has scores of; a selected state that is the last has no other ones."""
-    results = {"last": record.last, "selected": record.selected}
-    if record.selected is not None and record.selected.step is None:
-        del results["selected"]
-    raw = {(name, "raw") for name, one in results.items() if one is not None}
-    return raw | {(name, "crf") for name, one in results.items() if one is not None and one.crf is not None}
+    same = record.selected is not None and record.selected.step is None
+    return {
+        (checkpoint, refinement)
+        for checkpoint, refinement, _ in record.score_rows()
+        if not (same and checkpoint == "selected")
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -165,6 +166,18 @@ class RunRecord(_Part, frozen=True):
     @property
     def stem(self) -> str:
         return stem(self.cell)
+
+    def score_rows(self) -> Iterator[tuple[Checkpoint, Refinement, ScoreRow]]:
+        """Yield every row of scores that there is, with whose it is."""
+        results: list[tuple[Checkpoint, CheckpointResult | None]] = [
+            ("last", self.last),
+            ("selected", self.selected),
+        ]
+        for checkpoint, result in results:
+            if result is not None:
+                yield checkpoint, "raw", result.raw
+                if result.crf is not None:
+                    yield checkpoint, "crf", result.crf
 
 
 def stem(cell: Cell) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 from uss_bench.contracts import Kept
 from uss_bench.errors import ContractError, DataError
 from uss_bench.paths import atomic_write
+from uss_bench.text import first_line
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -70,7 +71,7 @@ def read_snapshot(path: Path, kept: Mapping[str, Kept], device: torch.device) ->
     except FileNotFoundError:
         return None
     except (OSError, ValueError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} cannot be read: {_first_line(error)}.") from None
+        raise DataError(f"{path} cannot be read: {first_line(str(error))}.") from None
     if found["kept"].keys() != kept.keys():
         raise DataError(f"{path} holds {', '.join(found['kept'])}, and not {', '.join(kept)}.")
     return found
@@ -100,13 +101,9 @@ def _check_readable(packed: bytes, kept: Mapping[str, Kept]) -> None:
         _load(packed, torch.device("cpu"))
     except pickle.UnpicklingError as error:
         raise ContractError(
-            f"What is kept of {', '.join(kept)} cannot be read again: {_first_line(error)}",
+            f"What is kept of {', '.join(kept)} cannot be read again: {first_line(str(error))}",
             hint="Their state_dict may hold tensors, numbers, strings, lists and dictionaries.",
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _state(name: str, one: Kept) -> Any:

@@ -27,6 +27,10 @@ def steering_at(value: Any, place: str = "$") -> str | None:
     return None
 
 
+def first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
 def in_markdown(words: str) -> str:
     """Return `words` so that Markdown shows them as they are, on one line."""
     one_line = " ".join(words.split())

@@ -12,7 +12,7 @@ from uss_bench.collection import Entry
 from uss_bench.errors import DataError
 from uss_bench.protocol import get_protocol, protocol_names
 from uss_bench.record_files import Arrays, read_state
-from uss_bench.records import Checkpoint, CheckpointResult, Refinement, RunRecord, ScoreRow
+from uss_bench.records import RunRecord, ScoreRow
 
 AGAIN = "make it again: uss-bench run … --force"
 
@@ -164,22 +164,10 @@ def _counts(entry: Entry, arrays: Arrays) -> Iterator[Finding]:
     record, path = entry.record, entry.path
     if len(arrays.image_ids) != record.images or len(set(arrays.image_ids)) != record.images:
         yield wrong(path, f"{len(set(arrays.image_ids))} image ids in the npz, {record.images} images", AGAIN)
-    for checkpoint, refinement, row in _rows(record):
+    for checkpoint, refinement, row in record.score_rows():
         for what, told, given in _disagreements(row, arrays.counts[checkpoint, refinement], record):
             where = f"{checkpoint} {refinement}"
             yield wrong(path, f"{where}: {what} is {told} in the record, and {given} by its counts", AGAIN)
-
-
-def _rows(record: RunRecord) -> Iterator[tuple[Checkpoint, Refinement, ScoreRow]]:
-    results: list[tuple[Checkpoint, CheckpointResult | None]] = [
-        ("last", record.last),
-        ("selected", record.selected),
-    ]
-    for checkpoint, result in results:
-        if result is not None:
-            yield checkpoint, "raw", result.raw
-            if result.crf is not None:
-                yield checkpoint, "crf", result.crf
 
 
 def _disagreements(

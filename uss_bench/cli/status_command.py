@@ -64,7 +64,7 @@ def command(registry: Registry, plan: str | None, out: Path, everything: bool, c
 
 
 def _cancel(found: list[PlanFolder], plan: str | None) -> None:
-    from uss_bench.launch.launcher import OPEN
+    from uss_bench.launch.launcher import still_open
     from uss_bench.launch.status import launcher_of
 
     if plan is None or len(found) != 1:
@@ -85,7 +85,6 @@ def _cancel(found: list[PlanFolder], plan: str | None) -> None:
             f"The processes of {folder.path.name} belong to the command that started them.",
             hint="Press Ctrl-C where it runs.",
         )
-    states = launcher.poll(stored.tasks)
-    alive = [task for task in stored.tasks if task.id in states and states[task.id].stage in OPEN]
+    alive = still_open(launcher, stored.tasks)
     launcher.cancel(alive)
     click.echo(f"{len(alive)} tasks of {folder.path.name} ended")

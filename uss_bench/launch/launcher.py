@@ -84,6 +84,12 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             return None
 
 
+def still_open(launcher: Launcher, tasks: Sequence[Task]) -> list[Task]:
+    """Ask a launcher which of the tasks are queued or running."""
+    states = launcher.poll(tasks)
+    return [task for task in tasks if task.id in states and states[task.id].stage in OPEN]
+
+
 class Launcher(Protocol):
     """Starts tasks as processes, somewhere.
 

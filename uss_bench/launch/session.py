@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from uss_bench import progress
 from uss_bench.errors import UsageError, UssBenchError
-from uss_bench.launch.launcher import OPEN, Launcher, Stage, State, Task
+from uss_bench.launch.launcher import OPEN, Launcher, Stage, State, Task, still_open
 from uss_bench.launch.stored import PlanFolder, Progress, StoredPlan
 from uss_bench.launch.view import View
 from uss_bench.launch.work import LOCAL
-
-INTERRUPTED = "interrupted by the user"
 
 
 class Session:
@@ -58,11 +56,8 @@ class Session:
                     while self._waiting():
                         time.sleep(self._launcher.interval)
                         self._look()
-            except KeyboardInterrupt:
-                self._end_all()
-                raise
-            except BaseException:
-                if self._tied:
+            except BaseException as error:
+                if self._tied or isinstance(error, KeyboardInterrupt):
                     self._end_all()
                 else:
                     self._leave()
@@ -128,8 +123,7 @@ class Session:
         try:
             self._submit(tasks)
         except UssBenchError as error:
-            there = self._launcher.poll(tasks)
-            refused = {name for name in lost if name not in there or there[name].stage not in OPEN}
+            refused = lost.keys() - {task.id for task in still_open(self._launcher, tasks)}
             others = any(task.id not in refused for task in self._waiting())
             stage: Stage = "queued" if others else "lost"
             for name in refused:
@@ -151,7 +145,7 @@ class Session:
         open_ones = self._waiting() if self._known else self._tasks
         if open_ones:
             progress.log(f"Ending {len(open_ones)} tasks that are queued or running")
-        self._end(open_ones, INTERRUPTED)
+        self._end(open_ones, "interrupted by the user")
 
     def _end(self, tasks: Sequence[Task], reason: str) -> None:
         if tasks:

@@ -203,14 +203,14 @@ class Slurm:
         if queue is None:
             last = {name: self._said.get(name, State("queued")) for name in open_ones}
             return {**states, **last}
-        ended: dict[str, State] = {}
+        ended: dict[str, Submitted] = {}
         for name, (task, submitted) in open_ones.items():
             states[name] = self._state(task, submitted, queue.get(submitted.job))
             if states[name].stage in ("failed", "lost"):
-                ended[name] = states[name]
+                ended[name] = msgspec.structs.replace(submitted, ended=states[name])
         if ended:
             with contextlib.suppress(OSError):  # a full disk, or a reader of other people's results
-                self._ledger.end({name: known[name].job for name in ended}, ended)
+                self._ledger.end(ended)
         self._said = states
         return states
 
@@ -250,8 +250,9 @@ class Slurm:
         ids = {one.job for one in mine.values()}
         cancel_jobs(ids)
         with contextlib.suppress(OSError):
-            ended = dict.fromkeys(mine, State("cancelled", "its job was cancelled with uss-bench"))
-            self._ledger.end({name: one.job for name, one in mine.items()}, ended)
+            state = State("cancelled", "its job was cancelled with uss-bench")
+            ended = {name: msgspec.structs.replace(one, ended=state) for name, one in mine.items()}
+            self._ledger.end(ended)
         deadline = time.monotonic() + _CANCELLING_S
         while True:
             queue = read_queue(ids)

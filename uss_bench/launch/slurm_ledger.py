@@ -64,11 +64,8 @@ class Ledger:
         with self._locked():
             self._write({**self.read(), **some})
 
-    def end(self, jobs: Mapping[str, str], ended: Mapping[str, State]) -> None:
+    def end(self, ended: Mapping[str, Submitted]) -> None:
         """Note what tasks came to, unless they were submitted again meanwhile.
-
-        Args:
-            jobs: of the tasks, as they were when that was found out.
 
         Raises:
             OSError: when the file cannot be written.
@@ -76,10 +73,8 @@ class Ledger:
         """
         with self._locked():
             known = self.read()
-            for name, state in ended.items():
-                if name in known and known[name].job == jobs[name]:
-                    known[name] = msgspec.structs.replace(known[name], ended=state)
-            self._write(known)
+            same = {name: one for name, one in ended.items() if name in known and known[name].job == one.job}
+            self._write({**known, **same})
 
     def _locked(self) -> filelock.BaseFileLock:
         return filelock.FileLock(self._path.with_name(f"{self._path.name}.lock"))

@@ -13,7 +13,7 @@ import msgspec
 from uss_bench import progress
 from uss_bench.cores import whole_cores
 from uss_bench.errors import DataError, RunError, UsageError, UssBenchError
-from uss_bench.launch.launcher import OPEN, State, Task
+from uss_bench.launch.launcher import State, Task, still_open
 from uss_bench.launch.launchers import find_launcher
 from uss_bench.launch.planning import Planned, make_tasks
 from uss_bench.launch.reporting import Reporter
@@ -21,12 +21,13 @@ from uss_bench.launch.running import CellRunner
 from uss_bench.launch.session import Session, taken
 from uss_bench.launch.status import launcher_of
 from uss_bench.launch.stored import PlanFolder, PlannedTask, StoredPlan, now
-from uss_bench.launch.view import View, first_line, short
+from uss_bench.launch.view import View, short
 from uss_bench.launch.work import LOCAL, Execution, Start
 from uss_bench.pictures import draw_missing
 from uss_bench.record_files import is_done, read_record
 from uss_bench.records import stem
 from uss_bench.runner import Outcome
+from uss_bench.text import first_line
 
 
 def run_cells(
@@ -158,10 +159,9 @@ def _left_at_work(folder: PlanFolder) -> tuple[StoredPlan | None, list[Task]]:
     try:
         plan = folder.read()
         launcher = launcher_of(folder, plan)
-        states = launcher.poll(plan.tasks) if launcher is not None else {}
+        return plan, still_open(launcher, plan.tasks) if launcher is not None else []
     except UssBenchError:  # no plan before this one, or on a machine that cannot ask
         return None, []
-    return plan, [task for task in plan.tasks if task.id in states and states[task.id].stage in OPEN]
 
 
 def _keep(

@@ -13,9 +13,10 @@ from tabulate import tabulate
 from uss_bench.errors import RunError, UssBenchError
 from uss_bench.launch.planning import Planned
 from uss_bench.launch.status import STAGES, CellStatus, PlanStatus
-from uss_bench.launch.view import first_line, short, styled
+from uss_bench.launch.view import short, styled
 from uss_bench.runner import Outcome
 from uss_bench.summary import four_scores
+from uss_bench.text import first_line
 
 SCORES = ("Acc raw", "mIoU raw", "Acc CRF", "mIoU CRF")
 

@@ -16,6 +16,7 @@ from uss_bench import progress
 from uss_bench.launch.launcher import Stage, Task
 from uss_bench.launch.reporting import duration, read_now
 from uss_bench.launch.stored import Progress
+from uss_bench.text import first_line
 
 _REFRESH_S = 0.5
 _COLOURS: Mapping[str, str] = {
@@ -130,10 +131,6 @@ class View:
 def on(place: str) -> str:
     """Say where something runs, unless that is this machine."""
     return "" if place in ("", socket.gethostname()) else f" on {place}"
-
-
-def first_line(text: str) -> str:
-    return text.partition("\n")[0]
 
 
 def short(path: Path) -> Path:
