@@ -21,13 +21,33 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 PYTHON = sys.executable
 ROOT = Path(__file__).parent
-CODE = ["uss_bench", "methods", "datasets", "tests", "benchmarks", "docs", "noxfile.py"]
+CODE = [
+    "uss_bench",
+    "methods",
+    "datasets",
+    "tests",
+    "benchmarks",
+    "docs",
+    "noxfile.py",
+    "setup.py",
+]
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments after -- go to pytest."""
-    session.run(PYTHON, "-m", "pytest", *session.posargs)
+    """Run the tests in a few processes; arguments after -- go to pytest."""
+    processes = min(4, os.cpu_count() or 1)
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    session.run(
+        *(PYTHON, "-m", "pytest", "-n", str(processes), "--dist", "loadfile", *session.posargs),
+        env={"OMP_NUM_THREADS": threads},
+    )
+
+
+@nox.session
+def methods(session: nox.Session) -> None:
+    """Train every method on the planted world at length, with and without its own terms (minutes each)."""
+    session.run(PYTHON, "-m", "pytest", "-m", "slow", "tests/methods", *session.posargs)
 
 
 @nox.session
@@ -80,20 +100,10 @@ def wheel(session: nox.Session) -> None:
             session.run(str(python), "-c", _WHERE_FROM, str(environment))
             session.run(*command, "--help", silent=True)
             session.run(*command, "ls")
-            job = [
-                "run",
-                "--method",
-                "dino",
-                "--dataset",
-                "toy3",
-                "--limit",
-                "8",
-                "--set",
-                "steps=20",
-                "--quiet",
-            ]
-            session.run(*command, *job)
+            session.run(*command, *_JOB.split())
 
+
+_JOB = "run --method dino --dataset toy3 --limit 8 --set steps=20 --quiet"
 
 _SHIPPED = (
     "LICENSE",
@@ -105,6 +115,7 @@ _SHIPPED = (
     "methods/smooseg/studies/table4.toml",
     "uss_bench/backbones/tinyvit/tinyvit.safetensors",
     "uss_bench/board/assets/board.js",
+    "uss_bench/requirements.lock",
 )
 
 _WHERE_FROM = """
@@ -137,7 +148,7 @@ def minimums(session: nox.Session) -> None:
         install = [*uv, "pip", "install", "--quiet", "--python", str(python), "--resolution", "lowest-direct"]
         session.run(*install, "--editable", f"{ROOT}[test]")
         made_from.write_text(declared)
-    options = ["-W", "ignore::DeprecationWarning", "-m", "not pinned"]
+    options = ["-W", "ignore::DeprecationWarning", "-m", "not pinned and not slow"]
     session.run(str(python), "-m", "pytest", *options, *session.posargs, external=True)
 
 
@@ -145,33 +156,35 @@ def minimums(session: nox.Session) -> None:
 def crf(session: nox.Session) -> None:
     """Prove the CRF engine against pydensecrf, which this session builds (needs a C++ compiler)."""
     session.run(PYTHON, "-m", "pip", "install", "--quiet", "pydensecrf2>=1.1")
-    session.run(PYTHON, "-m", "pytest", "tests/test_crf_reference.py", *session.posargs)
+    session.run(PYTHON, "-m", "pytest", "tests/crf/test_crf_reference.py", *session.posargs)
 
 
 @nox.session
 def numbers(session: nox.Session) -> None:
     """Check that no number moved: records, boards, claims, and the golden runs."""
-    command = [PYTHON, "-c", "from uss_bench.cli import main; main()"]
-    session.run(*command, "audit", "records", "--records", "leaderboards/records")
-    session.run(
-        *command,
-        "board",
-        "build",
-        "--records",
-        "leaderboards/records",
-        "--out",
-        "leaderboards/boards",
-        "--check",
-    )
-    session.run(*command, "regress", "claims", "--records", "leaderboards/records")
-    session.run(*command, "regress", "golden")
+    records = "--records leaderboards/records"
+    for command in (
+        f"audit records {records}",
+        f"board build {records} --out leaderboards/boards --check",
+        f"regress claims {records}",
+        "regress golden",
+    ):
+        session.run(PYTHON, "-m", "uss_bench", *command.split())
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write uss_bench/requirements.lock: what uss-bench needs, in the versions that are installed here."""
+    from uss_bench.results.lock import LOCK, locked
+
+    LOCK.write_text(f"# Written by: nox -s lock (Python 3.11, Linux x86-64)\n{locked()}")
 
 
 @nox.session
 def board(session: nox.Session) -> None:
     """Open the board in a headless browser; needs Chromium (Debian: apt install chromium)."""
     session.run(PYTHON, "-m", "pip", "install", "--quiet", "playwright>=1.40")
-    session.run(PYTHON, "-m", "pytest", "tests/test_board_browser.py", *session.posargs)
+    session.run(PYTHON, "-m", "pytest", "tests/board/test_board_browser.py", *session.posargs)
 
 
 @nox.session
@@ -186,7 +199,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Feed fifty times as many spoilt files to the readers as the tests do, other ones each time."""
-    readers = sorted(str(path) for path in (ROOT / "tests").glob("test_fuzz_*.py"))
+    readers = sorted(str(path) for path in (ROOT / "tests").glob("*/test_fuzz_*.py"))
     times = os.environ.get("USS_BENCH_FUZZ", "50")
     session.run(PYTHON, "-m", "pytest", *readers, *session.posargs, env={"USS_BENCH_FUZZ": times})
 
@@ -211,12 +224,15 @@ def slurm(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run every benchmark at small size, and write one table of what they print to build/bench.md."""
+    """Run every benchmark at small size, and write one page of what they print to build/bench.md."""
     session.run(PYTHON, str(ROOT / "benchmarks" / "all.py"), "--small", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write docs/cli.md and the tables that scripts make; ``-- --check`` only compares, and checks links."""
-    for script in ("build", "scale", "measured"):
+    """Write what scripts make of the docs, then build the site, notebooks included, into build/site.
+
+    ``-- --check`` only compares the pages, ``-- --fast`` builds the site without running the notebooks.
+    """
+    for script in ("build", "scale", "measured", "figures", "website"):
         session.run(PYTHON, f"docs/{script}.py", *session.posargs)

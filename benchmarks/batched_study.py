@@ -29,10 +29,11 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from uss_bench.allocation import keep_freed_memory
-from uss_bench.feature_reader import FeatureReader
-from uss_bench.nn import ShuffledBatches, near_derangement
-from uss_bench.paths import cache_root
+from uss_bench.features.reader import FeatureReader
+from uss_bench.files.atomic import cache_root
+from uss_bench.nn.batches import ShuffledBatches
+from uss_bench.nn.pairing import near_derangement
+from uss_bench.runtime.malloc import disable_malloc_trim
 
 VALUES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 CLUSTERS, SEED = 27, 0
@@ -115,7 +116,7 @@ def as_one_batch(
 def _cell(folder: str, items: int, side: int, batch_size: int, steps: int, jobs: int, barrier: Any) -> None:
     """Train as one of `jobs` processes that do the same at once."""
     torch.set_num_threads(1)
-    keep_freed_memory()
+    disable_malloc_trim()
     features = stored_noise(Path(folder), items, side)
     barrier.wait(120)
     torch.manual_seed(SEED)

@@ -10,24 +10,22 @@ fewer resamples, in turns with the vectorised code, and scaled up.
 
 from __future__ import annotations
 
-import argparse
-import platform
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from pathlib import Path
 
 import numpy as np
 import scipy
-from tabulate import tabulate
+from measuring import arguments, in_turns, show
 
-from uss_bench.cores import whole_cores
+from uss_bench.evaluation.scoring import score_under
 from uss_bench.protocol import get_protocol
-from uss_bench.scoring import score_under
 from uss_bench.statistics.comparing import compare
 from uss_bench.statistics.resampling import resample
-from uss_bench.statistics.simulation import Images, SimulatedMethod
 
-PROTOCOL = get_protocol("stego320@1")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from simulation import Images, SimulatedMethod
+
+PROTOCOL = get_protocol("stego320@2")
 RESAMPLES = 1000
 LOOPED = 25
 SHAPES = ((500, 27, 27), (2000, 3, 3), (2000, 27, 27), (2000, 54, 27))
@@ -50,36 +48,23 @@ def loop(counts: list[np.ndarray], resamples: int) -> list[list[float]]:
     return found
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3, help="timings of each row")
-    parser.add_argument("--small", action="store_true", help="one timing of 500 images: does it run at all")
-    options = parser.parse_args()
+    options = arguments(__doc__, repeats=3).parse_args()
     repeats, shapes = (1, SHAPES[:1]) if options.small else (options.repeats, SHAPES)
-    cores = whole_cores()
-
     rows = []
     for shape in shapes:
         counts = two_methods(*shape)
-        ours, whole, theirs = [], [], []
-        for _ in range(repeats):
-            ours.append(seconds(lambda: [resample(one, PROTOCOL, resamples=RESAMPLES) for one in counts]))  # noqa: B023
-            whole.append(seconds(lambda: compare(counts[:1], counts[1:], PROTOCOL, resamples=RESAMPLES)))  # noqa: B023
-            theirs.append(seconds(lambda: loop(counts, LOOPED)) * RESAMPLES / LOOPED)  # noqa: B023
-        medians = [statistics.median(one) for one in (ours, whole, theirs)]
-        rows.append([*shape, *medians, medians[2] / medians[0]])
-    print(
-        f"{RESAMPLES} paired resamples of two methods, matched anew, {platform.machine()}, {cores} cores, "
-        f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}; medians\n"
-    )
+        works = {
+            "resample": lambda: [resample(one, PROTOCOL, resamples=RESAMPLES) for one in counts],  # noqa: B023
+            "compare": lambda: compare(counts[:1], counts[1:], PROTOCOL, resamples=RESAMPLES),  # noqa: B023
+            "loop": lambda: loop(counts, LOOPED),  # noqa: B023
+        }
+        taken = in_turns(works, repeats)
+        taken["loop"] *= RESAMPLES / LOOPED
+        rows.append([*shape, *taken.values(), taken["loop"] / taken["resample"]])
+    title = f"{RESAMPLES} paired resamples of two methods, matched anew, scipy {scipy.__version__}"
     headers = ["images", "K", "C", "resample, s", "compare, s", "loop, s", "times faster"]
-    print(tabulate(rows, headers=headers, floatfmt=("", "", "", ".2f", ".2f", ".1f", ".0f")))
+    show(title, rows, headers, ("", "", "", ".2f", ".2f", ".1f", ".0f"))
 
 
 if __name__ == "__main__":

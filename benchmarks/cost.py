@@ -4,7 +4,7 @@
 
     python benchmarks/cost.py [--repeats 3] [--threads N] [--out docs/images] [--small]
 
-Patches: the pairwise losses of a step, forward and backward, as in `smooseg_loss.py` and `pair_loss.py`,
+Patches: the pairwise losses of a step, forward and backward, as in `pair_losses.py`,
 beside their literal forms. Images: extraction into the feature store by a ViT-S/8 with random weights,
 224 pixels. Cells: SmooSeg under another seed each, every cell with a store of its own on one folder, as
 processes have; the first extracts. With ``--out`` the figures are written there, as ``cost.csv`` and
@@ -17,24 +17,21 @@ import csv
 import functools
 import io
 import math
-import statistics
 import tempfile
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-import literal_losses
-import pair_loss
-import smooseg_loss
+import pair_losses
 import torch
-from measuring import arguments, begin, both_passes, machine, method_module, seconds
+from measuring import arguments, begin, both_passes, in_turns, machine, method_module, seconds
 from reference_step import CPU, PATCH, Blank, RandomViT, TimedContext
 from tabulate import tabulate
 
-from uss_bench.features import FeatureStore
-from uss_bench.geometry import Items
-from uss_bench.paths import atomic_write, cache_root
-from uss_bench.plots.style import colour, figure, legend_below, marker, save
+from uss_bench.data.geometry import TransformedImages
+from uss_bench.features.store import FeatureStore
+from uss_bench.files.atomic import atomic_write, cache_root
+from uss_bench.plots.style import color, figure, legend_below, marker, save
 
 LABELS = {"patches": "patches per image", "images": "images", "cells": "cells on one dataset"}
 CELL_IMAGES, CELL_STEPS = 64, 50
@@ -52,34 +49,30 @@ class Point:
 
 
 def of_patches(sizes: tuple[int, ...], images: int, repeats: int) -> Iterator[Point]:
-    smooseg, ds2dl = method_module("smooseg"), method_module("ds2dl")
-    losses = {
-        "SmooSeg": smooseg_loss.of_a_step(smooseg.smoothness),
-        "SmooSeg, literal": smooseg_loss.of_a_step(literal_losses.smoothness),
-        "DS²DL": pair_loss.of_a_step(ds2dl.mean_pair_loss),
-        "DS²DL, literal": pair_loss.of_a_step(literal_losses.mean_pair_loss),
-    }
     for patches in sizes:
-        of_smooseg = smooseg_loss.draw(images, patches, torch.float32)
-        of_ds2dl = pair_loss.draw("frozen", images, patches, torch.float32)
-        for name, loss in losses.items():
-            inputs = of_smooseg if name.startswith("SmooSeg") else of_ds2dl
-            work = functools.partial(both_passes, loss, inputs)
-            work()
-            yield Point("patches", name, patches, statistics.median(seconds(work) for _ in range(repeats)))
+        for name, case in (("SmooSeg", "SmooSeg"), ("DS²DL", "DS²DL, frozen")):
+            inputs = pair_losses.draw(case, images, patches, torch.float32)
+            works = {
+                f"{name}{', literal' * literal}": functools.partial(
+                    both_passes, pair_losses.of_a_step(case, literal=literal), inputs
+                )
+                for literal in (False, True)
+            }
+            for series, taken in in_turns(works, repeats).items():
+                yield Point("patches", series, patches, taken)
 
 
 def of_images(folder: Path, backbone: RandomViT, counts: tuple[int, ...], side: int) -> Iterator[Point]:
     for count in counts:
         store = _store(folder / f"images-{count}", backbone)
-        items = Items(Blank(count, side), side=side, filter="bilinear")
+        items = TransformedImages(Blank(count, side), side=side, filter="bilinear")
         yield Point("images", "extraction", count, seconds(lambda: store.open(items, ["tokens"])))  # noqa: B023
 
 
 def of_cells(
     folder: Path, backbone: RandomViT, cells: int, images: int, side: int, steps: int
 ) -> Iterator[Point]:
-    items = Items(Blank(images, side), side=side, filter="bilinear")
+    items = TransformedImages(Blank(images, side), side=side, filter="bilinear")
     method, total = method_module("smooseg").SmooSeg, 0.0
 
     def run(seed: int) -> None:
@@ -93,7 +86,7 @@ def of_cells(
 
 
 def _store(folder: Path, backbone: RandomViT) -> FeatureStore:
-    return FeatureStore(folder, backbone, positions="dino", device=CPU, log=lambda message: None)
+    return FeatureStore(folder, backbone, device=CPU, log=lambda message: None)
 
 
 def draw(points: list[Point], what: str, path: Path) -> None:
@@ -110,7 +103,7 @@ def draw(points: list[Point], what: str, path: Path) -> None:
             axes.plot(
                 *zip(*line, strict=True),
                 marker=marker(index),
-                color=colour(index // 2 if what == "patches" else index),
+                color=color(index // 2 if what == "patches" else index),
                 linestyle="--" if literal else "-",
                 label=f"{name}: $N^{{{exponent:.1f}}}$",
             )

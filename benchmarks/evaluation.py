@@ -4,7 +4,7 @@
 
     python benchmarks/evaluation.py [--repeats 3] [--images 24] [--threads N] [--small]
 
-Generated JPEGs of 480 × 640 pixels and label maps in PNG are evaluated under ``stego320@1`` with stored
+Generated JPEGs of 480 × 640 pixels and label maps in PNG are evaluated under ``stego320@2`` with stored
 features of a ViT-S/8's shape (384 × 40 × 40, of image and mirror image), a head of 64 channels and 27
 clusters. Nothing but the time is of interest: features and labels are drawn at random.
 """
@@ -27,71 +27,35 @@ import torch.nn.functional as F
 from feature_store import Photos
 from measuring import arguments, machine, seconds
 from PIL import Image
+from reference_step import CHANNELS, CPU, Noise
 from tabulate import tabulate
 from torch import Tensor
 
 from uss_bench.contracts import Batch
-from uss_bench.cores import whole_cores
 from uss_bench.crf import CrfPool, refine
-from uss_bench.evaluation import Evaluator
-from uss_bench.geometry import Items, label_square
-from uss_bench.images import read_label
+from uss_bench.data.file_datasets import FileLabels
+from uss_bench.data.geometry import TransformedImages, resize_center_crop
+from uss_bench.data.images import read_label
+from uss_bench.evaluation.evaluator import Evaluator
+from uss_bench.evaluation.scoring import count
+from uss_bench.features.reader import FeatureReader
+from uss_bench.features.store import FeatureStore
 from uss_bench.protocol import get_protocol
-from uss_bench.scoring import count
+from uss_bench.runtime.cores import whole_cores
 
-PROTOCOL = get_protocol("stego320@1")
-CHANNELS, CODE, CLASSES, PATCH = 384, 64, 27, 8
+PROTOCOL = get_protocol("stego320@2")
+CODE, CLASSES = 64, 27
 SIDE = PROTOCOL.eval_side
 
 
-class LabelFiles:
-    """Label maps of random blocks, 480 × 640, in PNG."""
-
-    def __init__(self, folder: Path, ids: Sequence[str]) -> None:
-        self.ids = list(ids)
-        self._folder = folder
-        rng = np.random.default_rng(1)
-        for name in self.ids:
-            blocks = rng.integers(0, CLASSES, (12, 16), dtype=np.uint8).repeat(40, axis=0).repeat(40, axis=1)
-            Image.fromarray(blocks).save(folder / f"{name}.png")
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def label(self, index: int) -> np.ndarray:
-        return read_label(self._folder / f"{self.ids[index]}.png").astype(np.int16)
-
-    def fingerprint(self) -> str:
-        return "labels"
-
-
-class Tokens:
-    """Features by index, float16 in a memory map as the feature store keeps them."""
-
-    facets = ("tokens",)
-
-    def __init__(self, path: Path, items: int) -> None:
-        cells = SIDE // PATCH
-        shape = (items, CHANNELS, cells, cells)
-        self._map = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-        rng = np.random.default_rng(2)
-        for index in range(items):
-            self._map[index] = rng.standard_normal(shape[1:], dtype=np.float32)
-
-    def __len__(self) -> int:
-        return len(self._map)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"tokens": self.batch([index])["tokens"][0]}
-
-    def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        return {"tokens": torch.from_numpy(np.stack([self._map[int(one)] for one in indices])).float()}
-
-    def moments(self, facet: str) -> tuple[Tensor, Tensor]:
-        return torch.zeros(CHANNELS), torch.ones(CHANNELS)
-
-    def source(self, index: int) -> tuple[int, int]:
-        return index, 0
+def label_files(folder: Path, ids: Sequence[str]) -> FileLabels:
+    """Return label maps of random blocks, 480 × 640, in PNG."""
+    rng = np.random.default_rng(1)
+    paths = {name: folder / f"{name}.png" for name in ids}
+    for path in paths.values():
+        blocks = rng.integers(0, CLASSES, (12, 16), dtype=np.uint8).repeat(40, axis=0).repeat(40, axis=1)
+        Image.fromarray(blocks).save(path)
+    return FileLabels.one_each(paths, lambda path, content: read_label(path, content).astype(np.int16))
 
 
 class Head:
@@ -117,14 +81,18 @@ class NoCrf:
         self.keep = keep
         self.items: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def labels(self, items: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+    def labels(
+        self, items: Iterable[tuple[np.ndarray, np.ndarray]], names: Sequence[str] = ()
+    ) -> Iterator[np.ndarray]:
         for image, log_probs in items:
             if self.keep:
                 self.items.append((image, log_probs))
             yield np.zeros(image.shape[:2], np.uint8)
 
 
-def evaluator(items: Items, features: Tokens, labels: LabelFiles, pool: object) -> Evaluator:
+def evaluator(
+    items: TransformedImages, features: FeatureReader, labels: FileLabels, pool: object
+) -> Evaluator:
     return Evaluator(
         method_name="head",
         inputs=["tokens"],
@@ -135,7 +103,7 @@ def evaluator(items: Items, features: Tokens, labels: LabelFiles, pool: object) 
         protocol=PROTOCOL,
         alpha=3.0,
         pool=pool,  # type: ignore[arg-type]
-        device=torch.device("cpu"),
+        device=CPU,
     )
 
 
@@ -146,18 +114,18 @@ def busy(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def parts(items: Items, features: Tokens, labels: LabelFiles) -> dict[str, float]:
+def parts(items: TransformedImages, features: FeatureReader, labels: FileLabels) -> dict[str, float]:
     """Return seconds of processor time per image of each part, done by itself in this process."""
     number = len(items.images)
     keep = NoCrf(keep=True)
     evaluator(items, features, labels, keep).evaluate(Head())
     maps = [logits.argmax(axis=0) for _, logits in keep.items]
-    truths = [label_square(labels.label(index), SIDE) for index in range(number)]
+    truths = [resize_center_crop(labels.label(index), SIDE, "nearest") for index in range(number)]
 
     def read() -> None:
         for index in range(number):
             items.scored(index)
-            label_square(labels.label(index), SIDE)
+            resize_center_crop(labels.label(index), SIDE, "nearest")
 
     def refine_all() -> None:
         for image, logits in keep.items:
@@ -181,22 +149,21 @@ def parts(items: Items, features: Tokens, labels: LabelFiles) -> dict[str, float
 
 
 def pipeline(
-    items: Items, features: Tokens, labels: LabelFiles, repeats: int, total: float
+    items: TransformedImages, features: FeatureReader, labels: FileLabels, repeats: int, total: float
 ) -> list[list[object]]:
-    """Return rows of images per second: a plain loop in this process, then the pool on 1 to all cores."""
+    """Return rows of images per second, with the pool on 1 to all cores."""
     number = len(items.images)
     warm = [(items.scored(0), np.zeros((CLASSES, SIDE, SIDE), np.float32))] * 2
     rows: list[list[object]] = []
     for workers in range(1, whole_cores() + 1):
         with CrfPool(PROTOCOL.crf, workers=workers) as pool:
             subject = evaluator(items, features, labels, pool)
-            list(pool.labels(warm * workers))  # starts the processes
+            list(pool.labels(warm))  # compiles
             rate = number / statistics.median(
                 seconds(lambda: subject.evaluate(Head()))  # noqa: B023
                 for _ in range(repeats)
             )
-            name = "one process" if workers == 1 else f"{workers} CRF processes beside it"
-            rows.append([name, rate, rate * total, rate * total / whole_cores(), pool.fallbacks])
+            rows.append([workers, rate, rate * total, rate * total / whole_cores()])
     return rows
 
 
@@ -209,9 +176,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         photos = Photos(Path(folder) / "photos", options.images)
-        labels = LabelFiles(Path(folder), photos.ids)
-        items = Items.for_evaluation(photos, PROTOCOL)
-        features = Tokens(Path(folder) / "tokens.npy", len(items))
+        labels = label_files(Path(folder), photos.ids)
+        items = TransformedImages.for_evaluation(photos, PROTOCOL)
+        store = FeatureStore(Path(folder) / "features", Noise(), device=CPU, log=lambda message: None)
+        features = store.open(items, ["tokens"])
         alone = parts(items, features, labels)
         total = sum(alone.values())
         print(f"{options.images} images under {PROTOCOL.name}, {machine()}\n")
@@ -219,9 +187,9 @@ def main() -> None:
         shares = [[name, 1e3 * taken, taken / total] for name, taken in (alone | {"sum": total}).items()]
         print(tabulate(shares, ["part", "ms", "share"], floatfmt=("", ".1f", ".2f")))
         print("\nEnd to end; images per second times the sum of the parts tells how many cores work:\n")
-        headers = ["how", "images/s", "cores at work", "of all cores", "fallbacks"]
+        headers = ["CRF threads", "images/s", "cores at work", "of all cores"]
         rows = pipeline(items, features, labels, options.repeats, total)
-        print(tabulate(rows, headers, floatfmt=("", ".2f", ".2f", ".2f", "")))
+        print(tabulate(rows, headers, floatfmt=("", ".2f", ".2f", ".2f")))
 
 
 if __name__ == "__main__":

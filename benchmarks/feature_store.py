@@ -24,18 +24,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import arguments, begin, in_turns, machine, seconds
+from measuring import arguments, begin, in_turns, seconds, show
 from PIL import Image
 from reference_step import CHANNELS, CPU, PATCH, RandomViT, step_seconds, stored_noise
 from scipy import ndimage
-from tabulate import tabulate
 
-from uss_bench.encoding import CPU_BATCH
-from uss_bench.features import FeatureStore
-from uss_bench.geometry import Items
-from uss_bench.images import read_image
-from uss_bench.paths import cache_root
-from uss_bench.shards import ITEMS_PER_SHARD, Shards
+from uss_bench.data.geometry import TransformedImages
+from uss_bench.data.images import read_image
+from uss_bench.features.encoder import CPU_BATCH
+from uss_bench.features.shards import ITEMS_PER_SHARD, Shards
+from uss_bench.features.store import FeatureStore
+from uss_bench.files.atomic import cache_root
 
 BATCH = 32
 
@@ -68,11 +67,11 @@ class Photos:
 
 def extraction(folder: Path, backbone: RandomViT, count: int, side: int, repeats: int) -> list[object]:
     """Return the row of images/s: through the store, and by the backbone alone."""
-    items = Items(Photos(folder / "photos", count), side=side, filter="bilinear", patch=PATCH)
+    items = TransformedImages(Photos(folder / "photos", count), side=side, filter="bilinear", patch=PATCH)
     fresh = (folder / f"extraction-{number}" for number in itertools.count())
 
     def store(root: Path) -> FeatureStore:
-        return FeatureStore(root, backbone, positions="dino", device=CPU, log=lambda message: None)
+        return FeatureStore(root, backbone, device=CPU, log=lambda message: None)
 
     batch = torch.rand(CPU_BATCH, 3, side, side)
 
@@ -95,7 +94,7 @@ def reading(folder: Path, count: int, side: int, repeats: int) -> list[list[obje
     batches = np.random.default_rng(0).permutation(count)[: count // size * size].reshape(-1, size)
     taken = {}
     if hasattr(os, "posix_fadvise"):  # first: a mapped page that was touched once cannot be dropped
-        for path in reader.folder.rglob("*.npy"):
+        for path in (folder / "reading").rglob("*.npy"):
             drop_pages(path)
         taken["cold"] = statistics.median(seconds(functools.partial(reader.batch, one)) for one in batches)
     once = in_turns({"warm": lambda: [reader.batch(one) for one in batches]}, repeats)
@@ -167,17 +166,11 @@ def main() -> None:
             *reading(folder, items, side, repeats),
             writing(folder, shard, side, repeats),
         ]
-    print(
+    title = (
         f"Feature store, {side} × {side}, {(side // PATCH) ** 2} patches of {CHANNELS} float16, random "
-        f"ViT-S/8 of {blocks} blocks, {machine()}; medians\n"
+        f"ViT-S/8 of {blocks} blocks"
     )
-    print(
-        tabulate(
-            rows,
-            headers=["the store", "measured", "beside", "measured", "ratio"],
-            floatfmt=("", "", "", "", ".2f"),
-        )
-    )
+    show(title, rows, ["the store", "measured", "beside", "measured", "ratio"], ("", "", "", "", ".2f"))
 
 
 if __name__ == "__main__":

@@ -12,21 +12,26 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
+from uss_bench.evaluation.scoring import score_under
 from uss_bench.protocol import get_protocol
-from uss_bench.scoring import score_under
+from uss_bench.results.scores import Metric
 from uss_bench.statistics.comparing import Difference, compare, rank_tiers
 from uss_bench.statistics.intervals import seed_interval, student_reach
 from uss_bench.statistics.resampling import leave_one_out, resample
-from uss_bench.statistics.sampling import COLUMN, Metric, estimate, too_few
-from uss_bench.statistics.simulation import Images, SimulatedMethod, population
+from uss_bench.statistics.sampling import COLUMN, estimate, too_few
 
-PROTOCOL = get_protocol("stego320@1")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from simulation import Images, SimulatedMethod, population
+
+PROTOCOL = get_protocol("stego320@2")
 POPULATION = population()
 SIZES = (100, 250, 500, 2000)
 SKILLS = ((0.25, 0.35), (0.4, 0.45), (0.6, 0.5))
@@ -66,9 +71,9 @@ def bca(score: float, drawn: np.ndarray, left_out: np.ndarray) -> Bounds:
 
 def jackknife(score: float, drawn: np.ndarray, left_out: np.ndarray) -> Bounds:
     images = len(left_out)
-    centre = images * score - (images - 1) * left_out.mean()
+    center = images * score - (images - 1) * left_out.mean()
     reach = student_reach((images - 1) * left_out.var(), images - 1, 0.95)
-    return centre - reach, centre + reach
+    return center - reach, center + reach
 
 
 def ours(score: float, drawn: np.ndarray, left_out: np.ndarray) -> Bounds:

@@ -1,7 +1,7 @@
 """The pairwise losses written out: every N × N matrix is made and kept, as reference code does.
 
-No script: the opponents of `smooseg_loss.py`, `pair_loss.py` and `training_step.py`. Each function takes
-what the method's own takes, so that it can stand in its place; `tests/test_loss_memory.py` shows that
+No script: the opponents of `pair_losses.py` and `training_step.py`. Each function takes
+what the method's own takes, so that it can stand in its place; `tests/methods/test_loss_memory.py` shows that
 both give the same loss and gradient, and that memory is quadratic here and linear there.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from uss_bench.nn import correspondence
 
 
 def smoothness(
@@ -22,21 +24,21 @@ def smoothness(
         a: assignments of unit length, (B, K, N).
         partner: the other image of each image, int64 (B,).
         b_intra, b_inter: shifts of W within an image and across images.
-        global_offset: whether centring keeps the mean similarity over the batch.
+        global_offset: whether centering keeps the mean similarity over the batch.
     """
 
     def mean_over(y: Tensor, c: Tensor, b: float) -> Tensor:
         closeness = torch.einsum("bdp,bdq->bpq", x, y)
-        centred = closeness - closeness.mean(dim=2, keepdim=True)
+        centered = closeness - closeness.mean(dim=2, keepdim=True)
         if global_offset:
-            centred = centred - centred.mean() + closeness.mean()
+            centered = centered - centered.mean() + closeness.mean()
         penalty = 1 - torch.einsum("bkp,bkq->bpq", a, c)
-        return ((centred - b) * penalty).mean()
+        return ((centered - b) * penalty).mean()
 
     return mean_over(x, a, b_intra), mean_over(x[partner], a[partner], b_inter)
 
 
-def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, centre: bool) -> Tensor:
+def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, center: bool) -> Tensor:
     """Return the mean of l · softplus(−(S + b) / r) + (1 − l) · softplus(r (S + b)): DS²DL, Eq. 3.
 
     Args:
@@ -44,10 +46,10 @@ def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: flo
         q, p: label features, (B, C, N).
         b: the bias, a scalar.
         r: strength of the mining.
-        centre: whether S is centred over the patches of the second image.
+        center: whether S is centered over the patches of the second image.
     """
     similarity = torch.einsum("bdp,bdq->bpq", x, y)
-    if centre:
+    if center:
         similarity = similarity - similarity.mean(dim=2, keepdim=True)
     label = torch.einsum("bcp,bcq->bpq", q, p)
     close, far = F.softplus(-(similarity + b) / r), F.softplus(r * (similarity + b))
@@ -66,14 +68,14 @@ def distillation(
         f, g: features at the points, (B, D, P), without gradient.
         code, other: codes at the same points, (B, d, P).
         b: shift of F.
-        pointwise: whether F is centred for each point.
+        pointwise: whether F is centered for each point.
         zero_clamp: whether negative agreement counts as 0.
     """
     f, g, code, other = (F.normalize(one, dim=1, eps=1e-10) for one in (f, g, code, other))
     closeness = torch.einsum("bdp,bdq->bpq", f, g).detach()
     if pointwise:
-        centred = closeness - closeness.mean(dim=2, keepdim=True)
-        closeness = centred - centred.mean() + closeness.mean()
+        centered = closeness - closeness.mean(dim=2, keepdim=True)
+        closeness = centered - centered.mean() + closeness.mean()
     agreement = torch.einsum("bdp,bdq->bpq", code, other)
     if zero_clamp:
         agreement = agreement.clamp(min=0)
@@ -81,8 +83,8 @@ def distillation(
 
 
 PLACES = {
-    "smooseg": ("smoothness", smoothness),
-    "ds2dl": ("mean_pair_loss", mean_pair_loss),
-    "stego": ("distillation", distillation),
+    "smooseg": (None, "smoothness", smoothness),
+    "ds2dl": (None, "mean_pair_loss", mean_pair_loss),
+    "stego": (correspondence, "distillation", distillation),
 }
-"""Of each method: the name of its own form in its module, and the literal form that takes its place."""
+"""For each method: the module of its loss (None for its own), its name there, and its literal form."""

@@ -19,12 +19,13 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from tabulate import tabulate
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from uss_bench.allocation import keep_freed_memory
-from uss_bench.cores import whole_cores
-from uss_bench.registry import Registry
+from uss_bench.plugins.registry import Registry
+from uss_bench.runtime.cores import whole_cores
+from uss_bench.runtime.malloc import disable_malloc_trim
 
 EXACT_IMAGES = 4
 """Batch on which losses are compared in float64; their memory, not their time, forbids more."""
@@ -54,7 +55,7 @@ def begin(options: argparse.Namespace) -> None:
     """Set up torch and memory, for both sides, as options say and as the harness does."""
     torch.set_num_threads(options.threads)
     if not options.release:
-        keep_freed_memory()
+        disable_malloc_trim()
 
 
 def machine() -> str:
@@ -63,6 +64,14 @@ def machine() -> str:
         f"{platform.machine()}, {whole_cores()} cores, {torch.get_num_threads()} threads, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def show(
+    title: str, rows: Sequence[Sequence[object]], headers: Sequence[str], formats: Sequence[str]
+) -> None:
+    """Print a table under what it is of and where it was measured."""
+    print(f"{title}, {machine()}; medians\n")
+    print(tabulate(rows, headers=headers, floatfmt=formats), flush=True)
 
 
 def method_module(name: str) -> ModuleType:

@@ -25,20 +25,19 @@ from measuring import arguments, machine
 from safetensors.torch import save_file
 from tabulate import tabulate
 
-from uss_bench import progress
-from uss_bench.crf import CrfPool
+from uss_bench.data.subset import limited, limited_labels
 from uss_bench.estimate.costs import TABLE, Cost, cost_of, installed_costs, measured_costs, table_text
-from uss_bench.registry import Registry
-from uss_bench.runner import run_cell
-from uss_bench.setup import Request, Setup, resolve
-from uss_bench.subset import limited, limited_labels
+from uss_bench.experiment.cells import CellSpec
+from uss_bench.experiment.runner import run_cell
+from uss_bench.experiment.setup import Setup, data_fingerprint, resolve
+from uss_bench.plugins.registry import Registry
+from uss_bench.runtime import progress
 
 NETWORKS = {"dino_vits8": "vit_small_patch8_224", "dino_vitb8": "vit_base_patch8_224"} | {
     "dinov2_vitb14": "vit_base_patch14_dinov2"
 }
 BACKBONES = ("tinyvit", *NETWORKS)
-LEARNED = ("smooseg", "stego", "ds2dl")
-PUBLISHED = {"smooseg": 32, "stego": 16, "ds2dl": 32, "dino": 32}
+PUBLISHED = {"dino": 32, "smooseg": 32, "stego": 16, "ds2dl": 32}
 """Images per step. A row holds for one batch size only."""
 
 
@@ -93,43 +92,28 @@ def measure(backbone: str, folder: Path, *, train: int, test: int, steps: int) -
     """
     weights = None
     if backbone in NETWORKS:
-        weights = folder / "random.safetensors"
+        weights = str(folder / "random.safetensors")
         save_file(timm.create_model(NETWORKS[backbone], num_classes=0).state_dict(), weights)
     registry = Registry()
 
     def setup(method: str, dataset: str, **params: Any) -> Setup:
-        asked = Request(method=method, dataset=dataset, backbone=backbone, weights=weights, params=params)
-        return few(resolve(asked, registry), train, test)
+        own: dict[str, Any] = {"backbone": backbone, "weights": weights, "params": params} if params else {}
+        return few(resolve(CellSpec(method=method, dataset=dataset, **own), registry), train, test)
 
-    plan = [("dino", "toy27", PUBLISHED["dino"])]
-    plan += [(method, "toy27", PUBLISHED[method]) for method in LEARNED]
-    if (
-        backbone == "tinyvit"
-    ):  # what the toy presets use, and K = 3, whose refinement is alike for all backbones
-        plan += [("dino", "toy3", PUBLISHED["dino"])]
-        plan += [("ds2dl", "toy27", 16), ("smooseg", "toy3", 32)]
-        plan += [
-            ("constant", "toy27", 0),
-            ("random", "toy27", 0),
-            ("constant", "toy3", 0),
-            ("random", "toy3", 0),
-        ]
+    plan = [(method, "toy27", batch) for method, batch in PUBLISHED.items()]
+    if backbone == "tinyvit":  # what the toy presets use, and K = 3, whose CRF is alike for all backbones
+        plan += [("dino", "toy3", PUBLISHED["dino"]), ("ds2dl", "toy27", 16), ("smooseg", "toy3", 32)]
+        plan += [(floor, dataset, 0) for floor in ("constant", "random") for dataset in ("toy27", "toy3")]
     first = setup("dino", "toy27", steps=1)
     store = first.open_store(torch.device("cpu"), root=folder / "features")
     costs = []
-    with CrfPool(first.protocol.crf) as pool:
+    with first.open_crf() as pool:
         common: dict[str, Any] = {"store": store, "pool": pool, "crf_engine": "lattice"}
-        warm = few(first, 2, 2)
-        run_cell(warm, 0, out=folder / "warm", **common)  # compiles the CRF and starts its processes
+        run_cell(few(first, 2, 2), 0, out=folder / "warm", **common)  # builds the backbone, compiles the CRF
         for number, (method, dataset, batch) in enumerate(plan):
             length = 10 * steps if method == "dino" else steps
-            every = max(length // 2, 1)
-            params = {"steps": length, "batch_size": batch, "checkpoint_every": every} if batch else {}
-            one = (
-                setup(method, dataset, **params)
-                if batch
-                else few(resolve(Request(method=method, dataset=dataset), registry), train, test)
-            )
+            params = {"steps": length, "batch_size": batch, "checkpoint_every": max(length // 2, 1)}
+            one = setup(method, dataset, **params if batch else {})
             outcome = run_cell(one, 0, out=folder / str(number), **common)
             cost = cost_of(outcome.record, outcome.path)
             assert cost is not None
@@ -140,12 +124,15 @@ def measure(backbone: str, folder: Path, *, train: int, test: int, steps: int) -
 def few(setup: Setup, train: int, test: int) -> Setup:
     """Return a setup that trains and tests on a few evenly spaced images."""
     assert setup.test_labels is not None
+    images = limited(setup.train_images, train), limited(setup.test_images, test)
+    labels = limited_labels(setup.test_labels, test)
     return replace(
         setup,
-        train_images=limited(setup.train_images, train),
-        test_images=limited(setup.test_images, test),
-        test_labels=limited_labels(setup.test_labels, test),
+        train_images=images[0],
+        test_images=images[1],
+        test_labels=labels,
         limit=train,
+        fingerprint=data_fingerprint(setup.dataset, *images, labels),
     )
 
 

@@ -1,6 +1,6 @@
 """A training step with its two costly parts exchangeable: where features come from, and the pair loss.
 
-No script. The step is that of the method's own loop, projector, optimiser and teacher included, in all
+No script. The step is that of the method's own loop, projector, optimizer and teacher included, in all
 cases. In the reference case the backbone runs at every step and the loss makes its N × N matrices.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Self
 from unittest.mock import patch
 
 import numpy as np
@@ -21,18 +21,32 @@ from literal_losses import PLACES
 from measuring import method_module
 from torch import Tensor
 
-from uss_bench.feature_reader import FeatureReader
-from uss_bench.features import FeatureStore
-from uss_bench.geometry import Items
-from uss_bench.registry import Registry
-
-T = TypeVar("T")
+from uss_bench.contracts import BackboneInfo
+from uss_bench.data.geometry import TransformedImages
+from uss_bench.features.reader import FeatureReader
+from uss_bench.features.store import FeatureStore
+from uss_bench.plugins.registry import Registry
 
 PATCH, CHANNELS = 8, 384
 CPU = torch.device("cpu")
 
 
-class RandomViT:
+class Noise:
+    """Stands for a backbone where only shape and size of the features matter."""
+
+    name = sha256 = "noise"
+    patch = PATCH
+    info = BackboneInfo(name, PATCH, CHANNELS)
+
+    def to(self, device: torch.device) -> Self:
+        return self
+
+    def __call__(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Tensor]:
+        grid = (images.shape[2] // PATCH, images.shape[3] // PATCH)
+        return {"tokens": torch.randn(len(images), CHANNELS, *grid)}
+
+
+class RandomViT(Noise):
     """A ViT-S/8 with random weights: as costly as a trained one, and there without a download.
 
     Args:
@@ -40,19 +54,13 @@ class RandomViT:
         blocks: depth; a ViT-S has 12.
     """
 
-    patch = PATCH
-    name = "random-vits8"
-    sha256 = "random"
+    name = sha256 = "random-vits8"
 
     def __init__(self, side: int, blocks: int = 12) -> None:
         torch.manual_seed(0)
         model = timm.create_model("vit_small_patch8_224", img_size=side, depth=blocks, num_classes=0)
         self.model = model.requires_grad_(False).eval()
         assert all(block.attn.fused_attn for block in self.model.blocks), "attention must be fused"
-
-    def to(self, device: torch.device) -> RandomViT:
-        self.model.to(device)
-        return self
 
     @torch.no_grad()
     def __call__(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Tensor]:
@@ -62,23 +70,8 @@ class RandomViT:
         return {"tokens": tokens.transpose(1, 2).unflatten(2, grid).contiguous()}
 
 
-class Noise:
-    """Stands for a backbone where only shape and size of the features matter."""
-
-    patch = PATCH
-    name = "noise"
-    sha256 = "noise"
-
-    def to(self, device: torch.device) -> Noise:
-        return self
-
-    def __call__(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Tensor]:
-        grid = (images.shape[2] // PATCH, images.shape[3] // PATCH)
-        return {"tokens": torch.randn(len(images), CHANNELS, *grid)}
-
-
 class Blank:
-    """`count` images of one colour: what a store needs to be filled by `Noise`."""
+    """`count` images of one color: what a store needs to be filled by `Noise`."""
 
     def __init__(self, count: int, side: int) -> None:
         self.ids = [f"blank-{index}" for index in range(count)]
@@ -99,8 +92,8 @@ class Blank:
 
 def stored_noise(folder: Path, count: int, side: int) -> FeatureReader:
     """Return a reader of `count` items that lie in a memory map, float16, as after an extraction."""
-    store = FeatureStore(folder, Noise(), positions="dino", device=CPU, log=lambda message: None)
-    return store.open(Items(Blank(count, side), side=side, filter="bilinear"), ["tokens"])
+    store = FeatureStore(folder, Noise(), device=CPU, log=lambda message: None)
+    return store.open(TransformedImages(Blank(count, side), side=side, filter="bilinear"), ["tokens"])
 
 
 class Live:
@@ -138,7 +131,7 @@ class TimedContext:
     def features(self, facets: Sequence[str]) -> Live | FeatureReader:
         return self._features
 
-    def generator(self, purpose: str) -> torch.Generator:
+    def generator(self, purpose: str, *key: int) -> torch.Generator:
         return torch.Generator().manual_seed(0)
 
     def steps(self, total: int, /, *, label: str = "", **keep: object) -> Iterator[int]:
@@ -147,10 +140,10 @@ class TimedContext:
             yield step
             self.seconds.append(time.perf_counter() - start)
 
-    def derived(self, name: str, build: Callable[[Any], Any]) -> dict[str, np.ndarray]:
-        """Return a table of random neighbours: whose features they are is all the same to the clock."""
+    def derived(self, name: str, build: object, *, params: object) -> dict[str, np.ndarray]:
+        """Return a table of random neighbors: whose features they are is all the same to the clock."""
         rng = np.random.default_rng(0)
-        return {"neighbours": rng.integers(0, len(self._features), (len(self._features), 30))}
+        return {"neighbors": rng.integers(0, len(self._features), (len(self._features), 30))}
 
     def report(self, step: int, **scalars: Tensor) -> None:
         """Keep nothing."""
@@ -170,8 +163,8 @@ def step_seconds(
         literal: whether the pair loss is the literal one.
     """
     learner = Registry().find("methods", method).load()
-    name, form = PLACES[method]
-    module = method_module(method)
+    home, name, form = PLACES[method]
+    module = home or method_module(method)
     context = TimedContext(features)
     torch.manual_seed(0)
     with patch.object(module, name, form if literal else getattr(module, name)):

@@ -5,8 +5,8 @@
     python benchmarks/training_step.py [--repeats 5] [--threads N] [--small]
 
 The reference step runs a ViT-S/8 on 32 images of 224 pixels, 784 patches each, without a gradient and
-with fused attention, and then the literal loss; STEGO's runs it on the 32 nearest neighbours as well. The
-weights are random, which costs as much as trained ones. Projector, optimiser, teacher and threads are
+with fused attention, and then the literal loss; STEGO's runs it on the 32 nearest neighbors as well. The
+weights are random, which costs as much as trained ones. Projector, optimizer, teacher and threads are
 the same on both sides. In between stands the literal loss on cached features, so that the cache's share
 of the gain and the loss's are seen apart: their product is the whole.
 """
@@ -20,11 +20,10 @@ from pathlib import Path
 
 import timm
 import torch
-from measuring import arguments, begin, machine, seconds
+from measuring import arguments, begin, seconds, show
 from reference_step import PATCH, Live, RandomViT, step_seconds, stored_noise
-from tabulate import tabulate
 
-from uss_bench.paths import cache_root
+from uss_bench.files.atomic import cache_root
 
 METHODS = ("smooseg", "stego", "ds2dl")
 HEADERS = ("method", "reference, s", "cache, literal loss, s", "ours, s")
@@ -56,15 +55,14 @@ def main() -> None:
             )
             rounds = [[case() for case in cases] for _ in range(repeats)]
             reference, cache, ours, forward = map(statistics.median, zip(*rounds, strict=True))
-            forwards = 2 if method == "stego" else 1  # its neighbours go through the backbone as well
+            forwards = 2 if method == "stego" else 1  # its neighbors go through the backbone as well
             gains = [reference / cache, cache / ours, reference / ours]
             rows.append([method, reference, cache, ours, *gains, forwards * forward / reference])
-    print(
+    title = (
         f"One training step, B = {images}, {side} × {side}, {(side // PATCH) ** 2} patches, random ViT-S/8 "
-        f"of {blocks} blocks, {machine()}, timm {timm.__version__}; medians\n"
+        f"of {blocks} blocks, timm {timm.__version__}"
     )
-    formats = ("", ".3f", ".3f", ".3f", ".1f", ".1f", ".1f", ".0%")
-    print(tabulate(rows, headers=HEADERS, floatfmt=formats))
+    show(title, rows, HEADERS, ("", ".3f", ".3f", ".3f", ".1f", ".1f", ".1f", ".0%"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Write docs/cli.md from the command line itself, and check the links of all Markdown files.
+"""Write docs/cli.md from the command line and the contracts into docs/plugins.md, and check all links.
 
-With ``--check`` nothing is written: the script fails if docs/cli.md is out of date.
+With ``--check`` nothing is written: the script fails if a page is out of date.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from uss_bench import contracts
 from uss_bench.cli import cli
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +43,12 @@ def _help_of(command: click.Command, name: str, parent: click.Context | None, le
             yield from _help_of(found, inner, context, level + 1)
 
 
+def contracts_text() -> str:
+    """Return the contracts from their first definition on, as a block of code."""
+    source = Path(contracts.__file__).read_text(encoding="utf-8")
+    return f"```python\n{source[source.index('IGNORE = ') :].rstrip()}\n```"
+
+
 def broken_links() -> list[str]:
     """Return links to files of the repository that do not exist, as 'file: link'."""
     broken = []
@@ -53,14 +60,17 @@ def broken_links() -> list[str]:
 
 
 def main() -> int:
-    target = ROOT / "docs" / "cli.md"
-    text = cli_reference()
+    from parts import regenerated  # lies beside this script
+
+    plugins = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    pages = {"cli.md": cli_reference(), "plugins.md": regenerated(plugins, {"contracts": contracts_text})}
     problems = [f"broken link in {place}" for place in broken_links()]
-    if "--check" in sys.argv:
-        if not target.exists() or target.read_text(encoding="utf-8") != text:
-            problems.append("docs/cli.md is out of date: run nox -s docs")
-    else:
-        target.write_text(text, encoding="utf-8")
+    for name, text in pages.items():
+        target = ROOT / "docs" / name
+        if "--check" not in sys.argv:
+            target.write_text(text, encoding="utf-8")
+        elif not target.exists() or target.read_text(encoding="utf-8") != text:
+            problems.append(f"docs/{name} is out of date: run nox -s docs")
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

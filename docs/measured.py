@@ -1,4 +1,6 @@
-"""Write README.md's tables of measured numbers from the committed records; with ``--check`` only compare.
+"""Write the tables of measured numbers in README.md and docs/results.md from the committed records.
+
+With ``--check`` they are only compared.
 
 Which runs stand in them is decided here by what was run, not by what came out: the budgets of
 leaderboards/records/README.md, all of whose seeds count.
@@ -12,17 +14,20 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-import msgspec
 from parts import table, update
 
-from uss_bench.collection import FLOORS, Setting, gather, read_entries
+from uss_bench.results.collection import Configuration, gather, read_entries, shared_identity
+from uss_bench.results.scores import METRICS, score_row
+from uss_bench.runtime.formatting import mean_sd
 from uss_bench.statistics.comparing import Comparison, compare
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 RECORDS = ROOT / "leaderboards" / "records"
 
-METHODS = ("ds2dl", "smooseg", "stego", "dino", *sorted(FLOORS, reverse=True))
+TRAINED = ("ds2dl", "smooseg", "stego")
+FLOORS = ("random", "constant")
+METHODS = (*TRAINED, "dino", *FLOORS)
 SETS = {
     "CamVid, K = 11": ("camvid", "dinov2s14-imgfocus"),
     "COCO, K = 27": ("cocostuff27", "dinov2s14-imgfocus"),
@@ -32,30 +37,29 @@ SETS = {
 }
 TUNED_ON = {("ds2dl", "camvid")}
 STUDIES = 300
-"""Steps of the ablations' runs, which are no rows of the main table."""
+"""Steps of the ablations' runs, which do not stand in the main table."""
 
 
 @cache
-def settings() -> list[Setting]:
-    """Return the committed settings that have all three seeds, under protocols as they are published."""
+def committed() -> list[Configuration]:
+    """Return the committed configurations that have all three seeds, under protocols as published."""
     entries, broken = read_entries([RECORDS])
     if broken:
         raise SystemExit("\n".join(broken))
     return [one for one in gather(entries) if len(one.seeds) == 3 and "[" not in one.cell.protocol]
 
 
-def main_setting(method: str, dataset: str, backbone: str) -> Setting:
-    """Return the one setting of a method's row: its budget, as many clusters as classes, default features."""
-    found = [one for one in settings() if _is_main(one, method, dataset, backbone)]
+def main_configuration(method: str, dataset: str, backbone: str) -> Configuration:
+    """Return the one configuration of a method's row: its budget, K = C, default features."""
+    found = [one for one in committed() if _is_main(one, method, dataset, backbone)]
     if len(found) != 1:
-        raise SystemExit(f"{len(found)} settings of {method} on {dataset}: {[one.label for one in found]}")
+        raise SystemExit(f"{len(found)} of {method} on {dataset}: {[one.label for one in found]}")
     return found[0]
 
 
-def _is_main(one: Setting, method: str, dataset: str, backbone: str) -> bool:
+def _is_main(one: Configuration, method: str, dataset: str, backbone: str) -> bool:
     cell, params = one.cell, one.cell.method.params
-    trained = method not in FLOORS and method != "dino"
-    as_meant = not trained or (params.get("standardize") and params.get("steps") != STUDIES)
+    as_meant = method not in TRAINED or (params.get("standardize") and params.get("steps") != STUDIES)
     return (
         (cell.method.name, cell.dataset.name) == (method, dataset)
         and (method in FLOORS or cell.backbone.name == backbone)
@@ -64,16 +68,15 @@ def _is_main(one: Setting, method: str, dataset: str, backbone: str) -> bool:
     )
 
 
-def scores(one: Setting) -> tuple[list[float], list[float]]:
+def scores(one: Configuration) -> list[list[float]]:
     """Return accuracy and mIoU of every seed, in percent, last checkpoint, with CRF."""
-    rows = [record.last.crf for record in one.records if record.last is not None and record.last.crf]
-    return [row.accuracy for row in rows], [row.miou for row in rows]
+    rows = [score_row(record, "crf") for record in one.records]
+    return [[getattr(row, metric) for row in rows] for metric in METRICS]
 
 
 def spread(values: list[float]) -> str:
-    """Write the mean, and the standard deviation where there is one."""
-    mean, deviation = statistics.mean(values), statistics.stdev(values)
-    return f"{mean:.1f} ± {deviation:.1f}" if deviation else f"{mean:.1f}"
+    """Write the mean, and the standard deviation where the seeds differ."""
+    return mean_sd(values) if statistics.stdev(values) else f"{values[0]:.1f}"
 
 
 def main_table() -> str:
@@ -82,34 +85,28 @@ def main_table() -> str:
     for method in METHODS:
         row: list[object] = [f"`{method}`" + ", k-means" * (method == "dino")]
         for dataset, backbone in SETS.values():
-            accuracy, miou = scores(main_setting(method, dataset, backbone))
+            accuracy, miou = scores(main_configuration(method, dataset, backbone))
             tuned = " (tuned here)" * ((method, dataset) in TUNED_ON)
             row.append(f"{spread(accuracy)} / {spread(miou)}{tuned}")
         rows.append(tuple(row))
     return table(("", *SETS), rows, "l" * (1 + len(SETS)))
 
 
-def pairs() -> Iterator[tuple[Setting, Setting]]:
-    """Yield the settings on features as they are, each with its twin on standardised ones."""
-    by_cell = {_identity(one, None): one for one in settings()}
-    for one in settings():
-        if one.cell.method.params.get("standardize") is False:
-            twin = by_cell.get(_identity(one, True))
-            if twin is not None:
-                yield one, twin
+def pairs() -> Iterator[tuple[Configuration, Configuration]]:
+    """Yield the configurations on features as they are, each with its twin on standardized ones."""
+    with_it = {
+        shared_identity(one.cell, "standardize"): one
+        for one in committed()
+        if one.cell.method.params.get("standardize")
+    }
+    for one in committed():
+        twin = with_it.get(shared_identity(one.cell, "standardize"))
+        if one.cell.method.params.get("standardize") is False and twin is not None:
+            yield one, twin
 
 
-def _identity(one: Setting, standardize: bool | None) -> bytes:
-    cell = one.cell
-    params = dict(cell.method.params)
-    if standardize is not None:
-        params["standardize"] = standardize
-    method = msgspec.structs.replace(cell.method, params=params)
-    return msgspec.json.encode(msgspec.structs.replace(cell, method=method, seed=0), order="sorted")
-
-
-def standardised_table() -> str:
-    """Return what standardised features change: both halves of every pair, and the paired difference."""
+def standardized_table() -> str:
+    """Return what standardized features change: both halves of every pair, and the paired difference."""
     rows: list[tuple[object, ...]] = []
     for off, on in sorted(pairs(), key=_place):
         compared = compare(on.counts(), off.counts(), on.records[0].protocol)
@@ -130,21 +127,21 @@ def standardised_table() -> str:
         "data",
         "method",
         "as they are",
-        "standardised",
+        "standardized",
         "clusters in use",
-        "standardising",
+        "standardizing",
     )
     return table(headers, rows, "lllllll")
 
 
-def _place(pair: tuple[Setting, Setting]) -> tuple[int, int]:
+def _place(pair: tuple[Configuration, Configuration]) -> tuple[int, int]:
     cell = pair[0].cell
     return [*SETS.values()].index((cell.dataset.name, cell.backbone.name)), METHODS.index(cell.method.name)
 
 
-def clusters(one: Setting) -> str:
+def clusters(one: Configuration) -> str:
     """Return how many clusters are in use before the CRF, over the seeds, as boards do."""
-    used = [record.last.raw.clusters_used for record in one.records if record.last is not None]
+    used = [row.clusters_used for record in one.records if (row := score_row(record, "raw")) is not None]
     return str(min(used)) if min(used) == max(used) else f"{min(used)}-{max(used)}"
 
 
@@ -154,7 +151,7 @@ def verdict(
     """Say which way a pair holds: all seeds above all others, or an interval that excludes 0; else a dash.
 
     Args:
-        accuracy, miou: of the standardised half, and of the other.
+        accuracy, miou: of the standardized half, and of the other.
     """
     words = []
     sides = (("accuracy", compared.accuracy, accuracy), ("mIoU", compared.miou, miou))
@@ -163,11 +160,11 @@ def verdict(
             words.append(f"{name} up {abs(difference.value):.1f}")
         elif max(on) < min(off) or (difference.verdict == "worse"):
             words.append(f"{name} **down** {abs(difference.value):.1f}")
-    return ", ".join(words) or "cannot be told"
+    return ", ".join(words) or "no difference found"
 
 
-PARTS: dict[str, Callable[[], str]] = {"measured": main_table, "standardised": standardised_table}
+PARTS: dict[str, Callable[[], str]] = {"measured": main_table, "standardized": standardized_table}
 
 
 if __name__ == "__main__":
-    sys.exit(update(PAGE, PARTS, "docs/measured.py"))
+    sys.exit(max([update(page, PARTS, "docs/measured.py") for page in PAGES]))

@@ -15,7 +15,7 @@ from parts import table, update
 
 from uss_bench.estimate.costs import installed_costs
 from uss_bench.estimate.estimating import PHASES, CellSize, Estimate, Extraction, Phase, Range, estimate
-from uss_bench.estimate.text import clock, size
+from uss_bench.runtime.formatting import byte_size, duration
 
 PAGE = Path(__file__).parent / "scale.md"
 SEEDS = 5
@@ -84,7 +84,7 @@ STEPS = {
 TITLES = {"dino": "DINO, k-means", "stego": "STEGO", "smooseg": "SmooSeg", "ds2dl": "DS²DL"}
 ELSEWHERE = ("IIC", "MDC", "PiCIE", "TransFGU", "HP", "DepthG", "EAGLE", "OMH", "D&S++")
 FORWARDS = {"stego": 2}
-"""Forwards per image of a step where no feature is kept: STEGO's neighbours go through the backbone too."""
+"""Forwards per image of a step where no feature is kept: STEGO's neighbors go through the backbone too."""
 
 
 def cell_size(method: str, data: Data, network: Network) -> CellSize:
@@ -191,10 +191,10 @@ def time_table() -> str:
     rows = []
     for network in NETWORKS:
         found = study(network=network)
-        whole = "not measured" if found.unmeasured else clock(found.total.middle)
+        whole = "not measured" if found.unmeasured else duration(found.total.middle)
         rows.append((network.title, *(phase_time(found, phase) for phase in PHASES), whole))
     found = study()
-    whole = f"**{'at least ' * bool(found.unmeasured)}{clock(found.total.middle)}**"
+    whole = f"**{duration(found.total.middle)}{' and more' * bool(found.unmeasured)}**"
     rows.append(("**together**", *(phase_time(found, phase) for phase in PHASES), whole))
     return table(("backbone", *PHASES, "sum"), rows, "lrrrrrr")
 
@@ -210,7 +210,7 @@ def method_table() -> str:
             times = [
                 "not measured"
                 if set(found.unmeasured) - {"extract"}
-                else clock(sum(found.seconds[phase].middle for phase in PHASES[1:]))
+                else duration(sum(found.seconds[phase].middle for phase in PHASES[1:]))
                 for found in cells
             ]
             rows.append((TITLES[method], network.title, *times))
@@ -222,30 +222,35 @@ def record_table() -> str:
     for method in STEPS:
         one = estimate([cell_size(method, DATA[0], NETWORKS[0])], installed_costs(), device="cpu")
         rows.append(
-            (TITLES[method], study(method).cells, told(study(method).record_bytes), told(one.state_bytes))
+            (
+                TITLES[method],
+                study(method).cells,
+                at_most(study(method).record_bytes),
+                at_most(one.state_bytes),
+            )
         )
     here, whole = study(), len(STEPS) + len(ELSEWHERE)
     cells = here.cells * whole // len(STEPS)
-    rows.append(("**together**", here.cells, f"**{told(here.record_bytes)}**", ""))
+    rows.append(("**together**", here.cells, f"**{at_most(here.record_bytes)}**", ""))
     rows.append(
         (
             f"{whole} methods, if the others' are as large",
             cells,
-            told(here.record_bytes, whole / len(STEPS)),
+            at_most(here.record_bytes, whole / len(STEPS)),
             "",
         )
     )
     return table(("method", "cells", "records, at most", "one trained state, ViT-S/8"), rows, "lrrr")
 
 
-def told(sizes: Range | None, times: float = 1.0) -> str:
-    return "not measured" if sizes is None else size(sizes.high * times)
+def at_most(sizes: Range | None, times: float = 1.0) -> str:
+    return "not measured" if sizes is None else byte_size(sizes.high * times)
 
 
 def phase_time(found: Estimate, phase: Phase) -> str:
     if phase not in found.seconds:
         return "not measured"
-    return clock(found.seconds[phase].middle) + " and more" * (phase in found.unmeasured)
+    return duration(found.seconds[phase].middle) + " and more" * (phase in found.unmeasured)
 
 
 def basis() -> str:

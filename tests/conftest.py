@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 from running import PLUGINS, Run
 
 from uss_bench.cli import main
-from uss_bench.registry import ENVIRONMENT_VARIABLE, Registry
+from uss_bench.files.atomic import cache_root
+from uss_bench.plugins.registry import ENVIRONMENT_VARIABLE, Registry
+from uss_bench.results.states import STATES
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +28,20 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv(ENVIRONMENT_VARIABLE, raising=False)
         torch.set_num_threads(1)  # the tensors are too small to share between cores
         yield
+
+
+@pytest.fixture(autouse=True)
+def untrained(isolated: None) -> None:
+    """Forget the trained states of other tests: a cell that a test runs is trained in it."""
+    shutil.rmtree(cache_root() / STATES, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def imported_once() -> Iterator[None]:
+    """Put back the plugins' modules that a test imported again: other tests hold on to the first ones."""
+    before = {name: one for name, one in sys.modules.items() if name.startswith("uss_bench_plugins")}
+    yield
+    sys.modules.update(before)
 
 
 @pytest.fixture

@@ -19,14 +19,15 @@ from safetensors.torch import save_file
 from tabulate import tabulate
 
 from uss_bench.backbones.tinyvit.tinyvit import build
-from uss_bench.context import Clock, RunContext
-from uss_bench.crf import CrfPool
-from uss_bench.features import FeatureStore
-from uss_bench.geometry import Items
-from uss_bench.registry import Registry
-from uss_bench.runner import make_evaluator, seed_everything
-from uss_bench.scoring import score_under
-from uss_bench.setup import Request, resolve
+from uss_bench.evaluation.scoring import score_under
+from uss_bench.experiment.cells import CellSpec
+from uss_bench.experiment.runner import make_evaluator
+from uss_bench.experiment.setup import resolve
+from uss_bench.features.store import FeatureStore
+from uss_bench.plugins.registry import Registry
+from uss_bench.runtime.seeding import seed_everything
+from uss_bench.training.clock import Clock
+from uss_bench.training.context import RunContext
 
 SEEDS = range(3)
 
@@ -54,13 +55,14 @@ def random_network(seed: int, folder: Path) -> Path:
 
 def score(name: str, weights: Path, dataset: str, scratch: Path) -> tuple[float, float]:
     """Return Acc and mIoU in percent, means over the seeds of k-means."""
-    request = Request(method="dino", dataset=dataset, backbone="tinyvit", weights=weights, backbone_name=name)
-    setup = resolve(request, Registry())
+    asked = CellSpec(
+        method="dino", dataset=dataset, backbone="tinyvit", weights=str(weights), backbone_name=name
+    )
+    setup = resolve(asked, Registry())
     device = torch.device("cpu")
-    positions = setup.protocol.positions
-    store = FeatureStore(scratch / "features", setup.backbone, positions=positions, device=device)
-    items = Items.for_training(setup.train_images, setup.protocol, dataset_five_crop=False, patch=8)
-    with CrfPool(setup.protocol.crf, workers=1) as pool:
+    store = FeatureStore(scratch / "features", setup.backbone, device=device)
+    items = setup.training_items()
+    with setup.open_crf(workers=1) as pool:
         evaluator = make_evaluator(setup, store, pool, Clock())
         methods = []
         for seed in SEEDS:

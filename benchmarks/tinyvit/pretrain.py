@@ -31,10 +31,10 @@ from tqdm import tqdm
 from views import correspondence, cut, distort, draw_pair
 
 from uss_bench.backbones.tinyvit.tinyvit import build
-from uss_bench.registry import Registry
+from uss_bench.plugins.registry import Registry
 
 FIRST_SCENE = 1_000_000
-"""Splits stay far below; toy27's `unlabelled_scene` counts from here too."""
+"""Splits stay far below; toy27's `unlabeled_scene` counts from here too."""
 SCENES = {"toy27": 2400, "toy3": 1200}
 SIDE = 64
 """Side of a view, pixels: 8 × 8 tokens."""

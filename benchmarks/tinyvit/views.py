@@ -1,6 +1,6 @@
 """Two overlapping views of each scene, and where each token of one lies in the other.
 
-A view is a square of the scene, maybe mirrored: (B, 4) tensors of centre x, centre y, half side (all in
+A view is a square of the scene, maybe mirrored: (B, 4) tensors of center x, center y, half side (all in
 pixels of the scene) and orientation (1, or -1 for a mirrored view). Inside a view, coordinates run from
 -1 to 1, as `torch.nn.functional.grid_sample` has them.
 """
@@ -16,7 +16,7 @@ SMALLEST = 0.3
 ZOOM = 1.5
 """Largest ratio of the two views' sides."""
 SHIFT = 0.5
-"""Largest distance of the two centres, in half sides of the first."""
+"""Largest distance of the two centers, in half sides of the first."""
 
 
 def draw_pair(count: int, height: int, width: int, draws: Generator) -> tuple[Tensor, Tensor]:
@@ -60,9 +60,9 @@ def distort(images: Tensor, draws: Generator) -> Tensor:
     images = images * between(0.76, 1.24)
     mean = images.mean((1, 2, 3), keepdim=True)
     images = (images - mean) * between(0.76, 1.24) + mean
-    grey = images.mean(1, keepdim=True)
+    gray = images.mean(1, keepdim=True)
     saturation = between(0.7, 1.3) * (between(0, 1) > 0.05)
-    images = (images - grey) * saturation + grey + between(-0.075, 0.075, channels=3)
+    images = (images - gray) * saturation + gray + between(-0.075, 0.075, channels=3)
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return torch.where(between(0, 1) < 0.3, blurred, images).clamp(0, 1)
 
@@ -74,7 +74,7 @@ def _view(x: Tensor, y: Tensor, half: Tensor, draws: Generator) -> Tensor:
 
 def _in_scene(view: Tensor, grid: int) -> Tensor:
     """Return the pixel positions (x, y) of a regular grid in each view, (B, grid, grid, 2)."""
-    centres = (torch.arange(grid) + 0.5) / grid * 2 - 1
-    unit = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)
+    centers = (torch.arange(grid) + 0.5) / grid * 2 - 1
+    unit = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1)
     mirror = torch.stack([view[:, 3], torch.ones(len(view))], dim=1)
     return view[:, None, None, :2] + view[:, None, None, 2:3] * mirror[:, None, None, :] * unit

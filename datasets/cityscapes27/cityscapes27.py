@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from uss_bench.contracts import ClassInfo
-from uss_bench.errors import DataError
-from uss_bench.file_splits import (
-    PARTIAL,
-    FileImages,
-    FileLabels,
-    ValueTable,
-    check_count,
-    check_flag,
-    check_partners,
-    choose_split,
-    class_table,
-    known_split,
-    read_everything,
-)
-from uss_bench.images import list_images
-from uss_bench.specs import DatasetSpec
+import numpy as np
+
+from uss_bench.data import Names, PairedDataset, list_images
 
 SPLITS = {
     "train": (("train",), 2975),
@@ -31,9 +18,12 @@ SPLITS = {
 }
 """Folders of ``leftImg8bit`` and published number of images of every split."""
 
-IGNORED_VALUES = range(7)
+_FIRST_ID = 7
+IGNORED_VALUES = range(_FIRST_ID)
+_ENOUGH = 20
+"""Labels among which some must hold ids 27 to 33 (trucks to bicycles)."""
 
-_UNLABELLED = ("picie-train",)
+_UNLABELED = ("picie-train",)
 _IMAGE_END = "_leftImg8bit.png"
 _LABEL_END = "_gtFine_labelIds.png"
 _HINT = (
@@ -51,7 +41,7 @@ _STEPS = """Cityscapes asks every user to register, so that it cannot be downloa
    leftImg8bit/train_extra/CITY/*.png          19,998   (picie-train only)"""
 
 
-class Cityscapes27:
+class Cityscapes27(PairedDataset):
     """The dataset.
 
     Args:
@@ -59,89 +49,54 @@ class Cityscapes27:
         train: split to train on, default ``train``; ``picie-train`` for the rows of PiCIE, MDC and IIC.
         test: split to test on, default ``val``; ``picie-eval`` for the rows of PiCIE, MDC and IIC.
         partial: accept splits that lack files; their names then end in ``-partial``.
+        taxonomy: ``cityscapes19`` or ``cityscapes7``.
 
     Raises:
-        UsageError: for a split that does not exist. Missing files are told when a split is asked for.
+        UsageError: for a split that does not exist. Missing files are reported when a split is asked for.
     """
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        *,
-        root: str | Path,
-        train: str | None = None,
-        test: str | None = None,
-        partial: bool = False,
-    ) -> None:
-        self.name = spec.name
-        self.root = Path(root).expanduser()
-        self.classes: Sequence[ClassInfo] = class_table(spec.classes)
-        self._partial = check_flag(self.name, "partial", partial)
-        end = PARTIAL if partial else ""
-        self.splits: Sequence[str] = tuple(f"{split}{end}" for split in SPLITS)
-        self.train_split = choose_split(self.name, train or spec.train_split, self.splits, end)
-        self.test_split = choose_split(self.name, test or spec.test_split, self.splits, end)
-        self._table = ValueTable(spec.classes, IGNORED_VALUES)
+    published: ClassVar = {split: images for split, (_, images) in SPLITS.items()}
+    ignored: ClassVar = IGNORED_VALUES
+    steps = _STEPS
+    hint = _HINT
 
-    def images(self, split: str) -> FileImages:
-        """Return the split's images, city by city.
-
-        Raises:
-            DataError: when files are missing.
-        """
-        return FileImages(self._files(self._base(split)))
-
-    def labels(self, split: str) -> FileLabels | None:
-        """Return the split's labels, or None for ``picie-train``, which has none.
-
-        Raises:
-            DataError: when files are missing.
-        """
-        split = self._base(split)
-        if split in _UNLABELLED:
-            return None
-        images = self._files(split)
-        files = {name: self._label_file(path) for name, path in images.items()}
-        check_partners(files, "labels")
-        return FileLabels(images, lambda name: self._table.read(files[name], _HINT), list(files.values()))
-
-    def prepare(self) -> None:
-        """Check that the splits in use are there; Cityscapes cannot be downloaded without an account.
-
-        Raises:
-            DataError: when they are not, with the steps to get them.
-        """
-        try:
-            for split in (self.train_split, self.test_split):
-                self.images(split)
-                self.labels(split)
-        except DataError as error:
-            raise DataError(error.what, hint=_STEPS.format(root=self.root)) from None
-
-    def verify(self) -> str:
-        """Read every file of the splits in use; raise `DataError` for the first wrong one."""
-        return read_everything(self)
-
-    def _base(self, split: str) -> str:
-        return known_split(self.name, split, self.splits).removesuffix(PARTIAL)
-
-    def _files(self, split: str) -> dict[str, Path]:
-        folders, published = SPLITS[split]
+    def image_files(self, split: str) -> dict[str, Path]:
         where = self.root / "leftImg8bit"
-        files = {name: path for folder in folders for name, path in _list_cities(where / folder).items()}
-        check_count(split, len(files), published, partial=self._partial, where=where)
-        return files
+        cities = (_list_cities(where / folder) for folder in SPLITS[split][0])
+        return {name: path for city in cities for name, path in city.items()}
 
-    def _label_file(self, image: Path) -> Path:
-        """Return where the label of an image lies, or should lie."""
-        city, split = image.parent.name, image.parent.parent.name
+    def label_files(self, split: str, images: Mapping[str, Path]) -> dict[str, Path] | None:
+        if split in _UNLABELED:
+            return None
         plain, nested = self.root / "gtFine", self.root / "annotations" / "gtFine"
-        folder = nested if nested.is_dir() and not plain.is_dir() else plain
-        return folder / split / city / (image.name.removesuffix(_IMAGE_END) + _LABEL_END)
+        base = nested if nested.is_dir() and not plain.is_dir() else plain
+        # a city's folder, below that of its split
+        cities = {path.parent for path in images.values()}
+        names = {city: Names(base / city.parent.name / city.name) for city in cities}
+        return {
+            name: names[path.parent].find(path.name[: -len(_IMAGE_END)] + _LABEL_END)
+            for name, path in images.items()
+        }
+
+    def doubt(self, pixels: np.ndarray, labels: int) -> str:
+        """Say so where no label of a split holds the ids that only true label ids have.
+
+        Train ids are 0 to 18, and 27 classes in a row 0 to 26. Both lie within 0 to 33, so that each file by
+        itself may pass. Vegetation, sky and cars, ids 21 to 26, are in nearly every image of Cityscapes.
+        """
+        if not pixels[19 - _FIRST_ID : -1].any():
+            return (
+                f"none of {labels} holds an id above 18. They seem to be train ids (labelTrainIds), where 0 "
+                f"is road and 10 is sky. {_HINT}"
+            )
+        if labels >= _ENOUGH and not pixels[27 - _FIRST_ID : -1].any():
+            return f"none of {labels} holds an id above 26. They seem to be 27 classes in a row. {_HINT}"
+        return ""
 
 
 def _list_cities(folder: Path) -> dict[str, Path]:
     """Return the images of every city's folder by id (``CITY_SEQUENCE_FRAME``), sorted; none is no error."""
     cities = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
-    files = (path for city in cities for path in list_images(city) if path.name.endswith(_IMAGE_END))
-    return {path.name.removesuffix(_IMAGE_END): path for path in files}
+    files = (path for city in cities for path in list_images(city))
+    named = (path for path in files if path.name.lower().endswith(_IMAGE_END.lower()))
+    return {path.name[: -len(_IMAGE_END)]: path for path in named}

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uss_bench.contracts import ClassInfo
-from uss_bench.errors import DataError, UsageError, did_you_mean
-from uss_bench.file_splits import (
+from uss_bench.data import (
     PARTIAL,
     FileImages,
     FileLabels,
@@ -16,12 +15,13 @@ from uss_bench.file_splits import (
     choose_split,
     class_table,
     known_split,
-    read_everything,
+    verify_splits,
 )
-from uss_bench.specs import DatasetSpec
+from uss_bench.errors import DataError, UsageError, did_you_mean
+from uss_bench.plugins.specs import DatasetSpec
 
 from .downloads import ANNOTATIONS, IMAGES, fetch_list, fetch_part
-from .sources import IGNORED_VALUE, SOURCES, detect, explain_missing, open_source
+from .sources import IGNORED_VALUE, SOURCES, UNUSED_VALUES, detect, explain_missing, open_source
 from .splits import CURATED, WHOLE, image_files, list_file
 
 LISTS = ("curated", "none")
@@ -39,8 +39,8 @@ class CocoStuff27:
 
     Args:
         root: the folder with ``images``, ``annotations`` and ``curated``.
-        labels: ``stuffthingmaps``, ``json`` or ``panoptic``; default what lies in the root, in this order.
-        lists: ``curated`` for the published splits, or ``none`` for every image that is there.
+        labels: ``stuffthingmaps``, ``json`` or ``panoptic``; default the first that the root holds.
+        lists: ``curated`` for the published splits, or ``none`` for every image in the folders.
         train: split to train on, default ``train``; ``train-7`` for PiCIE and TransFGU.
         test: split to test on, default ``val``; ``val-5000`` for all of val2017.
         partial: accept splits that lack files, and other lists; their names then end in ``-partial``.
@@ -79,7 +79,7 @@ class CocoStuff27:
         defaults = (spec.train_split, spec.test_split) if lists == "curated" else tuple(WHOLE)
         self.train_split = choose_split(self.name, train or defaults[0], self.splits, end)
         self.test_split = choose_split(self.name, test or defaults[1], self.splits, end)
-        self._table = ValueTable(spec.classes, (IGNORED_VALUE,))
+        self._table = ValueTable(spec.classes, (IGNORED_VALUE,), UNUSED_VALUES)
 
     def images(self, split: str) -> FileImages:
         """Return the split's images, in the order of its list.
@@ -99,10 +99,9 @@ class CocoStuff27:
         subset = self._splits[split].subset
         names = [row.name for row in self.classes]
         try:
-            source = open_source(self._source, self.root, subset, images, self._table, names)
+            return open_source(self._source, self.root, subset, images, self._table, names)
         except DataError as error:
             raise explain_missing(self._source, self.root, error) from None
-        return FileLabels(images, source.read, source.files)
 
     def prepare(self) -> None:
         """Download what the two splits in use lack: images, labels of the chosen source, curated lists.
@@ -129,7 +128,7 @@ class CocoStuff27:
 
     def verify(self) -> str:
         """Read every file of the splits in use; raise `DataError` for the first wrong one."""
-        return read_everything(self)
+        return verify_splits(self)
 
     def _files(self, split: str) -> dict[str, Path]:
         row = self._splits[known_split(self.name, split, self.splits)]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from uss_bench.archives import unpack
-from uss_bench.download import Resource, download
+from uss_bench.files.archives import unpack
+from uss_bench.files.download import Resource, download
 
 Place = Callable[[str], str | None]
 

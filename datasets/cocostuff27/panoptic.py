@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from uss_bench.contracts import IGNORE
+from uss_bench.data import read_bytes, read_label
 from uss_bench.errors import DataError
-from uss_bench.images import read_label
-from uss_bench.json_files import JSON_ERRORS
+from uss_bench.files.json_file import parse_json
 
 _RENAMED = {
     "food": "food (thing)",
@@ -51,10 +51,18 @@ class PanopticFile:
         path: the JSON.
         pngs: the PNG of every image that will be read, by id (12 digits).
         names: the classes' names, in label order.
+        read: returns the content of a file.
     """
 
-    def __init__(self, path: Path, pngs: Mapping[str, Path], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        pngs: Mapping[str, Path],
+        names: Sequence[str],
+        read: Callable[[Path], bytes] = read_bytes,
+    ) -> None:
         self._path = path
+        self._read_bytes = read
         self._pngs = pngs
         self._names = list(names)
 
@@ -68,10 +76,10 @@ class PanopticFile:
         if int(number) not in rows:
             raise DataError(f"{self._path} does not know the image {number}.", hint="Extract the zip again.")
         png = self._pngs[number]
-        colours = read_label(png)
-        if colours.ndim != 3:
-            raise DataError(f"{png} is greyscale; panoptic PNGs hold segment ids as colours.")
-        red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+        colors = read_label(png, self._read_bytes(png))
+        if colors.ndim != 3:
+            raise DataError(f"{png} is grayscale; panoptic PNGs hold segment ids as colors.")
+        red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
         found, places = np.unique(red + (green << 8) + (blue << 16), return_inverse=True)
         meaning = {0: IGNORE} | {one.id: classes.get(one.category_id, -2) for one in rows[int(number)]}
         labels = np.array([meaning.get(int(segment), -2) for segment in found], np.int16)
@@ -81,19 +89,14 @@ class PanopticFile:
                 f"{png} has the segment {segment}, of which {self._path} knows nothing or a wrong category.",
                 hint="The PNG and the JSON are of different releases. Extract both again.",
             )
-        return labels[places].reshape(colours.shape[:2])
+        return labels[places].reshape(colors.shape[:2])
 
     @functools.cached_property
     def _content(self) -> tuple[dict[int, list[_Segment]], dict[int, int]]:
         """Segments by image, and the class of every category."""
-        try:
-            content = msgspec.json.decode(self._path.read_bytes(), type=_File)
-        except OSError as error:
-            raise DataError(f"{self._path} cannot be read: {error.strerror}.") from None
-        except JSON_ERRORS as error:
-            raise DataError(
-                f"{self._path} is damaged, or another file: {error}.", hint="Extract the zip again."
-            ) from None
+        content = parse_json(
+            self._read_bytes(self._path), _File, self._path, "COCO annotation file", "Extract the zip again."
+        )
         classes = {}
         for row in content.categories:
             name = _RENAMED.get(row.supercategory, row.supercategory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from uss_bench.data import ValueTable, read_bytes
 from uss_bench.errors import DataError
-from uss_bench.file_splits import ValueTable
-from uss_bench.json_files import JSON_ERRORS
+from uss_bench.files.json_file import JSON_ERRORS, parse_json
 
 _STUFF = range(92, 183)
 _THINGS = range(1, 91)
@@ -57,10 +57,19 @@ class SegmentFiles:
     Args:
         images: the ids (12 digits) that will be read.
         table: from values to classes.
+        read: returns the content of a file.
     """
 
-    def __init__(self, instances: Path, stuff: Path, images: Iterable[str], table: ValueTable) -> None:
+    def __init__(
+        self,
+        instances: Path,
+        stuff: Path,
+        images: Iterable[str],
+        table: ValueTable,
+        read: Callable[[Path], bytes] = read_bytes,
+    ) -> None:
         self._paths = instances, stuff
+        self._read = read
         self._wanted = frozenset(int(number) for number in images)
         self._table = table
 
@@ -96,7 +105,7 @@ class SegmentFiles:
 
     @functools.cached_property
     def _files(self) -> tuple[_Content, _Content]:
-        instances, stuff = (_Content(path, self._wanted) for path in self._paths)
+        instances, stuff = (_Content(path, self._wanted, self._read) for path in self._paths)
         return instances, stuff
 
     def _mask(self, row: _Annotation, size: tuple[int, int], path: Path) -> np.ndarray:
@@ -171,15 +180,8 @@ def _unpack(counts: str) -> list[int]:
 class _Content:
     """Sizes and segments of the wanted images of one file."""
 
-    def __init__(self, path: Path, wanted: frozenset[int]) -> None:
-        try:
-            content = msgspec.json.decode(path.read_bytes(), type=_File)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-        except JSON_ERRORS as error:
-            raise DataError(
-                f"{path} is damaged, or another file: {error}.", hint="Extract the zip again."
-            ) from None
+    def __init__(self, path: Path, wanted: frozenset[int], read: Callable[[Path], bytes]) -> None:
+        content = parse_json(read(path), _File, path, "COCO annotation file", "Extract the zip again.")
         self.sizes = {row.id: (row.height, row.width) for row in content.images if row.id in wanted}
         for number, (height, width) in self.sizes.items():
             if not (height > 0 and width > 0 and height * width <= _MOST_PIXELS):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from uss_bench.data import FileLabels, FileSet, Names, ValueTable, check_partners
 from uss_bench.errors import DataError
-from uss_bench.file_splits import ValueTable, check_partners
 
 from .panoptic import PanopticFile
 from .segments import SegmentFiles
@@ -19,17 +18,17 @@ SOURCES = {"stuffthingmaps": "", "json": "-json", "panoptic": "-panoptic"}
 """The sources, the one of published figures first, and how split names end that use them."""
 
 IGNORED_VALUE = 255
+UNUSED_VALUES = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""COCO has no categories 12, 26, 29, 30, 45, 66, 68, 69, 71, 83 and 91, so that these values never occur; in
+1-based maps, and in those that number the other 171 without gaps, they do (bottles, umbrellas, tables)."""
+
+_ENOUGH = 20
+"""Label maps among which some must have unlabeled pixels."""
 
 _MAPS_HINT = (
-    "Values are 0 to 181 and 255, as in stuffthingmaps_trainval2017.zip (1-based labels of the COCO-Stuff "
-    "list, or maps that were converted for other tools, are not)."
+    "Values are 0 to 181 and 255, as in stuffthingmaps_trainval2017.zip. Maps that count from 1 (0 is "
+    "unlabeled), or that were converted for other tools (0 to 170), mean other classes by the same numbers."
 )
-
-
-class Source(NamedTuple):
-    read: Callable[[str], np.ndarray]
-    """Returns the label of an image's id, int16 (H, W)."""
-    files: list[Path]
 
 
 def detect(root: Path) -> str:
@@ -45,8 +44,8 @@ def detect(root: Path) -> str:
 
 def open_source(
     kind: str, root: Path, subset: str, images: Mapping[str, Path], table: ValueTable, names: list[str]
-) -> Source:
-    """Return a source for the images of one split.
+) -> FileLabels:
+    """Return the labels of one split from a source.
 
     Args:
         table: from the values of the stuffthingmaps to classes.
@@ -58,21 +57,31 @@ def open_source(
     annotations = root / "annotations"
     if kind == "stuffthingmaps":
         places = _map_folders(root, subset)
-        folder = next((place for place in places if place.is_dir()), places[0])
-        maps = {number: folder / f"{number}.png" for number in images}
+        folder = Names(next((place for place in places if place.is_dir()), places[0]))
+        maps = {number: folder.find(f"{number}.png") for number in images}
         check_partners(maps, "label maps")
-        return Source(lambda number: table.read(maps[number], _MAPS_HINT), list(maps.values()))
+        return FileLabels.one_each(
+            maps, lambda path, content: table.read(path, _MAPS_HINT, content), doubt=_doubt
+        )
     if kind == "json":
         paths = {part: annotations / f"{part}_{subset}.json" for part in ("instances", "stuff")}
         check_partners(paths, "annotation files")
-        segments = SegmentFiles(paths["instances"], paths["stuff"], images, table)
-        return Source(segments.read, list(paths.values()))
-    path, folder = annotations / f"panoptic_{subset}.json", annotations / f"panoptic_{subset}"
-    pngs = {number: folder / f"{number}.png" for number in images}
+        files = FileSet(paths.values())
+        segments = SegmentFiles(paths["instances"], paths["stuff"], images, table, files.read)
+        return FileLabels(images, segments.read, files)
+    path, folder = annotations / f"panoptic_{subset}.json", Names(annotations / f"panoptic_{subset}")
+    pngs = {number: folder.find(f"{number}.png") for number in images}
     check_partners({"": path}, "annotation files")
     check_partners(pngs, "panoptic PNGs")
-    panoptic = PanopticFile(path, pngs, names)
-    return Source(panoptic.read, [path, *pngs.values()])
+    files = FileSet([path, *pngs.values()])
+    return FileLabels(images, PanopticFile(path, pngs, names, files.read).read, files)
+
+
+def _doubt(pixels: np.ndarray, maps: int) -> str:
+    """Say so where no pixel of many maps is unlabeled; see `Doubt`."""
+    if maps >= _ENOUGH and not pixels[-1]:
+        return f"none of {maps} maps has an unlabeled pixel (255), and genuine ones do. {_MAPS_HINT}"
+    return ""
 
 
 def explain_missing(kind: str, root: Path, error: DataError) -> DataError:

@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from uss_bench.data import Names, check_count, check_partners, list_images
 from uss_bench.errors import DataError
-from uss_bench.file_splits import check_count, check_partners
-from uss_bench.images import list_images
 
 from .downloads import LIST_URL
 
@@ -55,8 +54,8 @@ def image_files(root: Path, name: str, split: Split, *, partial: bool) -> dict[s
     folder = image_folder(root, split.subset)
     if split.list_name:
         path = list_file(root, split)
-        listed = _read_list(path, split, partial=partial)
-        files = {number: folder / f"{number}.jpg" for number in listed}
+        names = Names(folder)
+        files = {number: names.find(f"{number}.jpg") for number in _read_list(path, split, partial=partial)}
         if partial:
             files = {number: file for number, file in files.items() if file.is_file()}
         check_count(name, len(files), split.published, partial=partial, where=path)

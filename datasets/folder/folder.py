@@ -4,77 +4,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from uss_bench.arrays import read_npy
 from uss_bench.contracts import ClassInfo
-from uss_bench.errors import DataError, UsageError, did_you_mean
-from uss_bench.images import fingerprint, image_size, read_image, read_label
-from uss_bench.specs import DatasetSpec, is_name
+from uss_bench.data import (
+    FileImages,
+    FileLabels,
+    class_table,
+    known_split,
+    read_values,
+    verify_splits,
+)
+from uss_bench.errors import DataError, UsageError
+from uss_bench.plugins.specs import DatasetSpec, is_name
 
-from .labelmap import ClassesFile, LabelMap, read_classes, snippet
-from .layout import LABEL_SUFFIXES, SplitFiles, find_splits, list_files, pair_aux, pair_labels
+from .labelmap import ClassesFile, LabelMap, read_classes, suggestion
+from .layout import SplitFiles, aux_in_order, find_splits, labels_in_order
 
 _SAMPLED_LABELS = 200
 
 
-class FolderImages:
+class FolderImages(FileImages):
     """The images of one split. It knows the files of images and further channels, and no others."""
 
-    def __init__(self, files: Mapping[str, Path], aux: Mapping[str, Sequence[Path]]) -> None:
-        self.ids: Sequence[str] = tuple(files)
-        self._files = tuple(files.values())
+    def __init__(
+        self, files: Mapping[str, Path], aux: Mapping[str, Mapping[str, Path]], remarks: Sequence[str]
+    ) -> None:
+        others = chain.from_iterable(paths.values() for paths in aux.values())
+        super().__init__(files, others=others, remarks=remarks)
         self._aux = aux
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def image(self, index: int) -> np.ndarray:
-        """Return image `index` as uint8 (H, W, 3), RGB, at its native size; see `read_image`."""
-        return read_image(self._files[index])
 
     def aux(self, index: int) -> Mapping[str, np.ndarray]:
         """Return further channels by name, each (H, W) or (H, W, n), with their stored values.
 
         Raises:
-            DataError: when a file is broken, is no array of numbers or has another size than the image.
+            DataError: when a file is broken, is not an array of numbers or has another size than the image.
         """
-        size = image_size(self._files[index]) if self._aux else (0, 0)
-        return {channel: _read_channel(files[index], size) for channel, files in self._aux.items()}
-
-    def fingerprint(self) -> str:
-        return fingerprint([*self._files, *chain.from_iterable(self._aux.values())])
-
-
-class FolderLabels:
-    """The labels of one split, in the order of its images."""
-
-    def __init__(self, images: Mapping[str, Path], files: Sequence[Path], label_map: LabelMap) -> None:
-        self.ids: Sequence[str] = tuple(images)
-        self._images = tuple(images.values())
-        self._files = tuple(files)
-        self._map = label_map
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def label(self, index: int) -> np.ndarray:
-        """Return label `index` as int16 (H, W): class 0..C-1, or `IGNORE`.
-
-        Raises:
-            DataError: when the file is broken, holds an unknown value or has another size than the image.
-        """
-        label = self._map.read(self._files[index])
-        size = image_size(self._images[index])
-        if label.shape != size:
-            raise _other_size(self._files[index], label.shape, size)
-        return label
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._files)
+        size = self.size(index) if self._aux else (0, 0)
+        paths = {channel: files[self.ids[index]] for channel, files in self._aux.items()}
+        return {channel: _read_channel(path, self._files.read(path), size) for channel, path in paths.items()}
 
 
 class Folder:
@@ -82,8 +53,8 @@ class Folder:
 
     Args:
         root: the folder; its page says how files may lie in it.
-        classes: a classes file, by path or by the name of one that comes along. Needed when there are
-            labels, and only then.
+        classes: a classes file, by path or by the name of one that comes along. Needed to read labels, and
+            only then.
         name: what boards and records call the dataset; default the classes file's name, else the folder's.
         train: split to train on; default the classes file's choice, else ``train``, else the only one.
         test: split to test on; default the classes file's choice, else ``test``, else ``val``, else the
@@ -91,7 +62,7 @@ class Folder:
 
     Raises:
         DataError: when the folder has no images, or its files contradict each other.
-        UsageError: for labels without a classes file, a wrong name, or a split that does not exist.
+        UsageError: for a wrong name, or a split that does not exist.
     """
 
     def __init__(
@@ -112,9 +83,9 @@ class Folder:
         if classes is not None:
             self._content, self._map = read_classes(classes)
         self.name = self._choose_name(name)
-        self._check_labels()
-        rows = self._content.classes if self._content else []
-        self.classes: Sequence[ClassInfo] = tuple(ClassInfo(row.name, row.colour, row.kind) for row in rows)
+        self._found = list(chain.from_iterable(files.labels.values() for files in self._splits.values()))
+        self._check_classes()
+        self.classes: Sequence[ClassInfo] = class_table(self._content.classes if self._content else ())
         if self._content is not None:
             train, test = train or self._content.train, test or self._content.test
         self.train_split = self._choose_split("train", train, (spec.train_split,))
@@ -122,19 +93,29 @@ class Folder:
 
     def images(self, split: str) -> FolderImages:
         files = self._known(split)
-        return FolderImages(files.images, pair_aux(files))
+        return FolderImages(files.images, aux_in_order(files), files.remarks)
 
-    def labels(self, split: str) -> FolderLabels | None:
+    def labels(self, split: str) -> FileLabels | None:
         """Return the split's labels, or None when it has none.
 
         Raises:
             DataError: when some of its images have a label and others have not.
+            UsageError: when there are labels, in this split or another, and no classes file.
         """
-        files = self._known(split)
-        paths = pair_labels(files)
-        if paths is None or self._map is None:
+        files, label_map = self._known(split), self._map
+        if self._found and label_map is None:
+            sample = self._found[:_SAMPLED_LABELS]
+            start, remark = suggestion(sample, self.name)
+            raise UsageError(
+                f"{self.root} has labels, and no classes file says what their values mean. {remark}".strip(),
+                hint="Save this as classes.toml, put in the true names, and give it: --classes classes.toml, "
+                f'or classes="classes.toml" in Python. It lists the values of {len(sample)} '
+                f"label file{'s' * (len(sample) > 1)}.\n\n{start}",
+            )
+        paths = labels_in_order(files, self.root / "labels")
+        if paths is None or label_map is None:
             return None
-        return FolderLabels(files.images, paths, self._map)
+        return FileLabels.one_each(paths, label_map.read, coding=label_map.coding)
 
     def prepare(self) -> None:
         """Check that every file has its partner; there is nothing to download.
@@ -149,27 +130,10 @@ class Folder:
     def verify(self) -> str:
         """Read every file; raise `DataError` for the first wrong one, else say what was read."""
         self.prepare()
-        parts = []
-        for split in self.splits:
-            images, labels = self.images(split), self.labels(split)
-            for index in range(len(images)):
-                images.image(index)
-                images.aux(index)
-                if labels is not None:
-                    labels.label(index)
-            parts.append(f"{split} {len(images)} {'labelled' if labels is not None else 'unlabelled'}")
-        if self.train_split == self.test_split:
-            use = f"'{self.train_split}' is used for training and testing alike."
-        else:
-            use = f"Trained on '{self.train_split}', tested on '{self.test_split}'."
-        return (
-            f"Read every file of {self.name}: images {', '.join(parts)}; {len(self.classes)} classes. {use}"
-        )
+        return verify_splits(self, self.splits)
 
     def _known(self, split: str) -> SplitFiles:
-        if split not in self._splits:
-            raise UsageError(f"{self.name} has no split '{split}'.", hint=did_you_mean(split, self.splits))
-        return self._splits[split]
+        return self._splits[known_split(self.name, split, self.splits)]
 
     def _choose_name(self, name: str | None) -> str:
         if name is not None and not is_name(str(name)):
@@ -198,43 +162,25 @@ class Folder:
             hint=f"Give the option {purpose}, for example {purpose}={self.splits[0]}.",
         )
 
-    def _check_labels(self) -> None:
-        """Refuse labels without a classes file, and a classes file without labels."""
-        folders = [files.labels for files in self._splits.values() if files.labels is not None]
-        if folders and self._content is None:
-            found = chain.from_iterable(list_files(folder, LABEL_SUFFIXES) for folder in folders)
-            start = snippet(islice(found, _SAMPLED_LABELS), self.name)
-            raise UsageError(
-                f"{self.root} has labels, and no classes file says what their values mean.",
-                hint="Save this as classes.toml, put in the true names, and give the option "
-                f"classes=classes.toml. It lists the values of {_SAMPLED_LABELS} files.\n\n{start}",
-            )
-        if not folders and self._content is not None:
+    def _check_classes(self) -> None:
+        """Refuse a classes file without labels."""
+        if not self._found and self._content is not None:
             raise DataError(
                 f"There is a classes file, and {self.root / 'labels'} has no label files (PNG).",
                 hint="Put the labels there, split by split as the images are, or give no classes.",
             )
 
 
-def _read_channel(path: Path, size: tuple[int, int]) -> np.ndarray:
-    if path.suffix.lower() == ".npy":
-        try:
-            array = read_npy(path)
-        except ValueError as error:
-            raise DataError(f"{path} cannot be read as an array: {error}.") from None
-    else:
-        array = read_label(path)
+def _read_channel(path: Path, content: bytes, size: tuple[int, int]) -> np.ndarray:
+    array = read_values(path, content)
     if array.ndim not in (2, 3) or array.dtype.kind not in "biuf":
         raise DataError(
             f"{path} is {array.dtype} of shape {array.shape}, not numbers of shape (H, W) or (H, W, n)."
         )
     if array.shape[:2] != size:
-        raise _other_size(path, array.shape, size)
+        raise DataError(
+            f"{path} is {array.shape[1]}×{array.shape[0]} pixels, and its image is {size[1]}×{size[0]} "
+            "(width × height).",
+            hint="Both must have the same size: nothing is resized here.",
+        )
     return array
-
-
-def _other_size(path: Path, found: Sequence[int], size: tuple[int, int]) -> DataError:
-    return DataError(
-        f"{path} is {found[1]}×{found[0]} pixels, and its image is {size[1]}×{size[0]} (width × height).",
-        hint="Both must have the same size: nothing is resized here, and labels must not be interpolated.",
-    )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from uss_bench.data import IMAGE_SUFFIXES, LABEL_SUFFIXES, by_stem, left_out, list_files, list_images
 from uss_bench.errors import DataError
-from uss_bench.images import IMAGE_SUFFIXES, list_images
 
 ONLY_SPLIT = "all"
 """The split of a folder that has none."""
 
-LABEL_SUFFIXES = frozenset({".png"})
-_AUX_SUFFIXES = frozenset({".png", ".npy"})
+AUX_SUFFIXES = (".png", ".npy")
 _LAYOUTS = (
     "Put images into ROOT/images/train and ROOT/images/test (labels of the same stem into ROOT/labels/train "
     "and so on), into ROOT/images (ROOT/labels), or into ROOT itself."
@@ -22,11 +21,15 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The files of one split; `images` by id, in order. `labels` and `aux` are folders."""
+    """The files of one split; `images` by id, in order."""
 
     images: Mapping[str, Path]
-    labels: Path | None
+    labels: Mapping[str, Path]
+    """By id; empty for a split without labels."""
     aux: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of further channels."""
+    remarks: Sequence[str] = ()
+    """What lies beside the images and is not read, in sentences."""
 
 
 def find_splits(root: Path) -> dict[str, SplitFiles]:
@@ -34,13 +37,14 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
 
     Raises:
         DataError: when the folder is missing or has no images, when images lie both in split folders and
-            beside them, or when two images of a split have the same stem.
+            beside them, when two images of a split have the same stem, when a label has no image, or
+            when an image or a label is a link that leads nowhere.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.", hint=_LAYOUTS)
     top = root / "images" if (root / "images").is_dir() else root
     loose = list_images(top)
-    folders = _split_folders(root / "images") if top != root else []
+    folders = _folders_with(top, IMAGE_SUFFIXES) if top != root else []
     if loose and folders:
         raise DataError(
             f"{top} holds images both in split folders ({', '.join(path.name for path in folders)}) and "
@@ -49,77 +53,93 @@ def find_splits(root: Path) -> dict[str, SplitFiles]:
         )
     if not loose and not folders:
         kinds = ", ".join(sorted(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES))
-        raise DataError(f"{top} has no images ({kinds}).", hint=_LAYOUTS)
+        beside = left_out(top, ())
+        raise DataError(f"{top} has no images ({kinds}). {beside}".strip(), hint=_LAYOUTS)
     if loose:
+        _check_label_folders(root, [])
         return {ONLY_SPLIT: _files(root, top, "")}
-    return {path.name: _files(root, path, path.name) for path in folders}
+    _check_label_folders(root, [path.name for path in folders])
+    beside = left_out(top, folders)
+    return {path.name: _files(root, path, path.name, beside) for path in folders}
 
 
-def list_files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """Return the files of a folder with one of these suffixes, in any case, sorted; hidden ones left out."""
-    found = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes)
-    return [path for path in found if not path.name.startswith(".") and path.is_file()]
-
-
-def by_stem(files: list[Path]) -> dict[str, Path]:
-    """Return files by stem, which is their id.
+def labels_in_order(split: SplitFiles, folder: Path) -> dict[str, Path] | None:
+    """Return the label file of every image by id, or None when the split has no labels at all.
 
     Raises:
-        DataError: when two have the same stem.
+        DataError: when some images have none, naming the first and how many.
     """
-    found: dict[str, Path] = {}
-    for path in files:
-        first = found.setdefault(path.stem, path)
-        if first is not path:
-            raise DataError(
-                f"{first} and {path.name} have the same stem, which is an image's id.",
-                hint="Rename or remove one of them.",
-            )
-    return found
+    return _in_order(split.images, split.labels, folder, "label") if split.labels else None
 
 
-def pair(ids: Mapping[str, Path], folder: Path, suffixes: frozenset[str], what: str) -> list[Path]:
-    """Return the file of `folder` that has each image's stem, in the order of the images.
-
-    Raises:
-        DataError: when some have none, naming the first and how many.
-    """
-    files = by_stem(list_files(folder, suffixes))
-    missing = [path for stem, path in ids.items() if stem not in files]
-    if missing:
-        spare = next((path.name for stem, path in files.items() if stem not in ids), None)
-        raise DataError(
-            f"{len(missing)} of {len(ids)} images have no {what} in {folder}; the first is {missing[0]}.",
-            hint=f"It should be called {missing[0].stem}{min(suffixes, key=lambda s: s != '.png')}"
-            + (f"; a file without an image is {spare}." if spare else "."),
-        )
-    return [files[stem] for stem in ids]
-
-
-def pair_labels(split: SplitFiles) -> list[Path] | None:
-    """Return the label file of every image, or None when the split has no labels at all."""
-    return None if split.labels is None else pair(split.images, split.labels, LABEL_SUFFIXES, "label")
-
-
-def pair_aux(split: SplitFiles) -> dict[str, list[Path]]:
-    """Return the file of every image for each further channel."""
+def aux_in_order(split: SplitFiles) -> dict[str, dict[str, Path]]:
+    """Return the file of every image by id, for each further channel."""
+    found = {channel: by_stem(list_files(folder, AUX_SUFFIXES)) for channel, folder in split.aux.items()}
     return {
-        channel: pair(split.images, folder, _AUX_SUFFIXES, f"'{channel}'")
-        for channel, folder in split.aux.items()
+        channel: _in_order(split.images, files, split.aux[channel], f"'{channel}'")
+        for channel, files in found.items()
     }
 
 
-def _split_folders(top: Path) -> list[Path]:
+def _in_order(
+    images: Mapping[str, Path], files: Mapping[str, Path], folder: Path, what: str
+) -> dict[str, Path]:
+    missing = [path for name, path in images.items() if name not in files]
+    if missing:
+        spare = next((path.name for name, path in files.items() if name not in images), None)
+        raise DataError(
+            f"{len(missing)} of {len(images)} images have no {what} in {folder}; the first is {missing[0]}.",
+            hint=f"It should be called {missing[0].stem}.png"
+            + (f"; a file without an image is {spare}." if spare else "."),
+        )
+    return {name: files[name] for name in images}
+
+
+def _folders_with(top: Path, suffixes: Collection[str]) -> list[Path]:
     folders = sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [path for path in folders if list_images(path)]
+    return [path for path in folders if list_files(path, suffixes)]
 
 
-def _files(root: Path, images: Path, split: str) -> SplitFiles:
-    labels = root / "labels" / split
-    has_labels = labels.is_dir() and bool(list_files(labels, LABEL_SUFFIXES))
-    channels = sorted(path for path in (root / "aux").glob("*") if (path / split).is_dir())
-    return SplitFiles(
-        by_stem(list_images(images)),
-        labels if has_labels else None,
-        {path.name: path / split for path in channels},
-    )
+def _check_label_folders(root: Path, splits: Collection[str]) -> None:
+    """Refuse labels that lie where no images do, such as labels/validation beside images/val."""
+    if not (root / "labels").is_dir():
+        return
+    spare = [path for path in _folders_with(root / "labels", LABEL_SUFFIXES) if path.name not in splits]
+    loose = list_files(root / "labels", LABEL_SUFFIXES) if splits else []
+    if spare or loose:
+        where = f"in the folder {spare[0]}" if spare else f"loose in {root / 'labels'}"
+        expected = f"in the folders {', '.join(splits)} of {root / 'images'}" if splits else "in no folder"
+        raise DataError(
+            f"There are labels {where}, and the images lie {expected}.",
+            hint="Name the folders of labels like those of their images, or move labels that are not used.",
+        )
+
+
+def _files(root: Path, folder: Path, split: str, beside: str = "") -> SplitFiles:
+    place = root / "labels" / split
+    images, labels = by_stem(list_images(folder)), _labels(place)
+    spare = [path for name, path in labels.items() if name not in images]
+    if spare:
+        _in_order(images, labels, place, "label")  # where images lack labels as well, the names differ
+        raise DataError(
+            f"{len(spare)} labels in {place} have no image in {folder}; the first is {spare[0].name}.",
+            hint="Put the images there, or move labels that are not used.",
+        )
+    aux = sorted(path for path in (root / "aux").glob("*") if (path / split).is_dir())
+    channels = {path.name: path / split for path in aux}
+    remarks = [beside, left_out(folder, [*images.values(), root / "labels", root / "aux"])]
+    for channel in channels.values():
+        files = by_stem(list_files(channel, AUX_SUFFIXES))
+        remarks.append(left_out(channel, [path for name, path in files.items() if name in images]))
+    return SplitFiles(images, labels, channels, [remark for remark in remarks if remark])
+
+
+def _labels(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    files = list_files(folder, LABEL_SUFFIXES)
+    beside = "" if files else left_out(folder, [path for path in folder.iterdir() if path.is_dir()])
+    if beside:
+        kinds = ", ".join(suffix.lstrip(".") for suffix in LABEL_SUFFIXES)
+        raise DataError(f"{folder} has no labels ({kinds}). {beside}", hint="Save the labels as PNG.")
+    return by_stem(files)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from uss_bench.data import FileImages, FileLabels, ValueTable, read_bytes
 from uss_bench.errors import DataError
-from uss_bench.file_splits import ValueTable
-from uss_bench.images import fingerprint
 
 from .matfile import read_array
 
@@ -21,11 +20,14 @@ VALUES_HINT = "Label values are 0 to 5 (roads, buildings, low vegetation, trees,
 LISTS = {
     "train": ("labelled_train", 4545),
     "test": ("labelled_test", 855),
-    "unlabelled": ("unlabelled_train", 3150),
+    "unlabeled": ("unlabelled_train", 3150),
     "all": ("all", 8550),
 }
 """List and published number of patches of every split."""
 
+_ENOUGH = 20
+"""Labels among which there must be roads."""
+_FEW = 0.02
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
@@ -47,7 +49,7 @@ def read_names(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         # A name becomes part of a path, so that nothing else than a plain one may pass.
         if not _NAME.fullmatch(line) or line in seen:
-            why = "comes twice" if line in seen else "is no name of a patch"
+            why = "comes twice" if line in seen else "is not the name of a patch"
             raise DataError(f"{path}: '{line}' ({number}) {why}.", hint="Extract the archive again.")
         seen.add(line)
     if not lines:
@@ -55,13 +57,13 @@ def read_names(path: Path) -> list[str]:
     return lines
 
 
-def read_patch(path: Path) -> np.ndarray:
+def read_patch(path: Path, content: bytes) -> np.ndarray:
     """Return a patch, uint8 (200, 200, 4): red, green, blue and infrared.
 
     Raises:
-        DataError: when the file is missing, broken or holds anything else.
+        DataError: when the file is broken or holds anything else.
     """
-    array = read_array(path, "img")
+    array = read_array(path, "img", content)
     if array.dtype != np.uint8 or array.shape != (SIDE, SIDE, 4):
         raise DataError(
             f"{path}: 'img' is {array.dtype} of shape {array.shape}, not uint8 ({SIDE}, {SIDE}, 4).",
@@ -70,57 +72,70 @@ def read_patch(path: Path) -> np.ndarray:
     return array
 
 
-def read_patch_label(path: Path, table: ValueTable) -> np.ndarray:
-    """Return a patch's label, int16 (200, 200), by way of `table`.
+def read_patch_values(path: Path, content: bytes) -> np.ndarray:
+    """Return a patch's label as stored, int32 (200, 200).
 
     Raises:
-        DataError: when the file is missing, broken or holds anything else.
+        DataError: when the file is broken or holds anything else.
     """
-    array = read_array(path, "gt")
+    array = read_array(path, "gt", content)
     if array.dtype != np.int32 or array.shape != (SIDE, SIDE):
         raise DataError(
             f"{path}: 'gt' is {array.dtype} of shape {array.shape}, not int32 ({SIDE}, {SIDE}).",
             hint="Extract the archive again.",
         )
-    return table(array, path, VALUES_HINT)
+    return array
 
 
-class PatchImages:
+class PatchImages(FileImages):
     """The patches of one split; it knows the files of images and no others."""
-
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self.ids: Sequence[str] = tuple(files)
-        self._files = tuple(files.values())
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     def image(self, index: int) -> np.ndarray:
         """Return patch `index` as uint8 (200, 200, 3), RGB."""
-        return np.ascontiguousarray(read_patch(self._files[index])[..., :3])
+        return np.ascontiguousarray(self._patch(index)[..., :3])
 
     def aux(self, index: int) -> Mapping[str, np.ndarray]:
         """Return ``infrared``, uint8 (200, 200)."""
-        return {INFRARED: np.ascontiguousarray(read_patch(self._files[index])[..., 3])}
+        return {INFRARED: np.ascontiguousarray(self._patch(index)[..., 3])}
 
-    def fingerprint(self) -> str:
-        return fingerprint(self._files)
+    def size(self, index: int) -> tuple[int, int]:
+        return SIDE, SIDE
+
+    def orientation(self, index: int) -> int:
+        return 1
+
+    def _patch(self, index: int) -> np.ndarray:
+        return read_patch(self.path(index), self.content(index))
 
 
-class PatchLabels:
-    """The labels of one split's patches, in the order of its images."""
+def patch_labels(paths: Mapping[str, Path], table: ValueTable) -> FileLabels:
+    """Return the labels of one split's patches, from one file each."""
 
-    def __init__(self, files: Mapping[str, Path], table: ValueTable) -> None:
-        self.ids: Sequence[str] = tuple(files)
-        self._files = tuple(files.values())
-        self._table = table
+    def doubt(pixels: np.ndarray, labels: int) -> str:
+        stored = (read_patch_values(path, read_bytes(path)) for path in paths.values())
+        found = sum((np.bincount(one.reshape(-1), minlength=256) for one in stored), np.zeros(256))
+        return _doubt(found, labels)
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    return FileLabels.one_each(
+        paths,
+        lambda path, content: table(read_patch_values(path, content), path, VALUES_HINT),
+        doubt=doubt,
+    )
 
-    def label(self, index: int) -> np.ndarray:
-        """Return the label of patch `index` as int16 (200, 200); see `read_patch_label`."""
-        return read_patch_label(self._files[index], self._table)
 
-    def fingerprint(self) -> str:
-        return fingerprint(self._files)
+def _doubt(pixels: np.ndarray, labels: int) -> str:
+    """Say so where values seem to count from 1: 0, roads, covers a quarter of Potsdam.
+
+    Args:
+        pixels: number of pixels of each value.
+        labels: how many labels they are of; a few may show no road.
+    """
+    known = pixels[:6].sum()
+    if (labels >= _ENOUGH and pixels[0] < _FEW * known) or (
+        labels > 1 and not pixels[0] and pixels[1:6].all()
+    ):
+        return (
+            f"{pixels[0] / known:.1%} of the pixels of {labels} labels are 0, which is roads and covers a "
+            f"quarter of Potsdam: they seem to count from 1. {VALUES_HINT}"
+        )
+    return ""

@@ -7,12 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from uss_bench.archives import unpack
 from uss_bench.contracts import ClassInfo, Images, Labels
-from uss_bench.download import Resource, download
-from uss_bench.errors import DataError
-from uss_bench.file_splits import (
+from uss_bench.data import (
     PARTIAL,
+    Names,
     ValueTable,
     check_count,
     check_flag,
@@ -20,32 +18,35 @@ from uss_bench.file_splits import (
     choose_split,
     class_table,
     known_split,
-    read_everything,
+    verify_splits,
 )
-from uss_bench.specs import DatasetSpec
+from uss_bench.errors import DataError
+from uss_bench.files.archives import unpack
+from uss_bench.files.download import Resource, download
+from uss_bench.plugins.specs import DatasetSpec
 
-from .patches import LISTS, PatchImages, PatchLabels, read_names
-from .tiles import ACROSS, LABELLED, TILES, TileImages, TileLabels, find_tiles, label_file
+from .patches import LISTS, PatchImages, patch_labels, read_names
+from .tiles import ACROSS, LABELED, TILES, TileImages, TileLabels, find_tiles, label_file
 
 ARCHIVE = Resource("https://www.robots.ox.ac.uk/~xuji/datasets/Potsdam.tar.gz", "Potsdam.tar.gz")
 
 IGNORED_VALUE = 255
-TILE_SPLITS = {"tiles-labelled": len(LABELLED), "tiles-all": TILES}
+TILE_SPLITS = {"tiles-labeled": len(LABELED), "tiles-all": TILES}
 """Number of tiles of the splits that are cut from raw tiles; they are not the published ones."""
 
-_LABELLED_SPLITS = ("train", "test", "tiles-labelled")
+_LABELED_SPLITS = ("train", "test", "tiles-labeled")
 _MEMBER = re.compile(r"(?:.*/)?((?:imgs|gt)/[A-Za-z0-9_]+\.mat|[a-z_]+\.txt)")
 _STEPS = """To put it there by hand:
 1. Download {url}
    (or potsdam.zip of the STEGO authors, https://github.com/mhamilton723/STEGO).
 2. Extract it so that {root} holds
-   imgs/*.mat   8,550 files (200×200×4)      labelled_train.txt   4,545 lines
-   gt/*.mat     5,400 files (200×200)        labelled_test.txt      855 lines
+   imgs/*.mat   8,550 files (200×200×4)      labelled_train.txt  4,545 lines
+   gt/*.mat     5,400 files (200×200)       labelled_test.txt      855 lines
 The raw tiles come from ISPRS after a request form:
 https://www.isprs.org/education/benchmarks/UrbanSemLab/default.aspx
    4_Ortho_RGBIR/top_potsdam_*_RGBIR.tif               38 files (6000×6000)
    5_Labels_for_participants/top_potsdam_*_label.tif   24 files
-They make the splits tiles-labelled and tiles-all, which no published figure was measured on."""
+They make the splits tiles-labeled and tiles-all, which no published figure was measured on."""
 
 
 class Potsdam3:
@@ -53,8 +54,8 @@ class Potsdam3:
 
     Args:
         root: the folder with ``imgs``, ``gt`` and the lists, or with raw tiles.
-        train: split to train on, default ``train``; for raw tiles ``tiles-labelled`` or ``tiles-all``.
-        test: split to test on, default ``test``; for raw tiles ``tiles-labelled``.
+        train: split to train on, default ``train``; for raw tiles ``tiles-labeled`` or ``tiles-all``.
+        test: split to test on, default ``test``; for raw tiles ``tiles-labeled``.
         partial: accept splits that lack files; their names then end in ``-partial``.
 
     Raises:
@@ -98,16 +99,17 @@ class Potsdam3:
             DataError: when files are missing.
         """
         split = self._base(split)
-        if split not in _LABELLED_SPLITS:
+        if split not in _LABELED_SPLITS:
             return None
         if split in TILE_SPLITS:
             files = {name: label_file(self.root, name) for name in self._tiles(split)}
             check_partners(files, "labels of tiles")
             return TileLabels(files, self._table)
         images = self._patches(split)
-        files = {name: self.root / "gt" / f"{name}.mat" for name in images}
+        folder = Names(self.root / "gt")
+        files = {name: folder.find(f"{name}.mat") for name in images}
         check_partners(files, "labels")
-        return PatchLabels(files, self._table)
+        return patch_labels(files, self._table)
 
     def prepare(self) -> None:
         """Download and extract the distributed archive, unless the splits in use are there.
@@ -130,7 +132,7 @@ class Potsdam3:
 
     def verify(self) -> str:
         """Read every file of the splits in use; raise `DataError` for the first wrong one."""
-        return read_everything(self)
+        return verify_splits(self)
 
     def _base(self, split: str) -> str:
         return known_split(self.name, split, self.splits).removesuffix(PARTIAL)
@@ -139,10 +141,11 @@ class Potsdam3:
         stem, published = LISTS[split]
         path = self.root / f"{stem}.txt"
         if split == "all" and not path.is_file():  # IIC's archive has no such list, STEGO's has
-            names = [name for one in ("train", "test", "unlabelled") for name in self._patches(one)]
+            names = [name for one in ("train", "test", "unlabeled") for name in self._patches(one)]
         else:
             names = read_names(path)
-        files = {name: self.root / "imgs" / f"{name}.mat" for name in names}
+        folder = Names(self.root / "imgs")
+        files = {name: folder.find(f"{name}.mat") for name in names}
         if self._partial:
             files = {name: path for name, path in files.items() if path.is_file()}
         check_count(split, len(files), published, partial=self._partial, where=path)
@@ -150,13 +153,13 @@ class Potsdam3:
         return files
 
     def _tiles(self, split: str) -> dict[str, Path]:
-        tiles = find_tiles(self.root, labelled=split != "tiles-all")
+        tiles = find_tiles(self.root, labeled=split != "tiles-all")
         nominal = TILE_SPLITS[split]
         if len(tiles) != nominal and not (self._partial and tiles):
             raise DataError(
                 f"Split '{split}' has {nominal} tiles ({nominal * ACROSS**2:,} patches), and {self.root} has "
                 f"{len(tiles)} of them.",
-                hint=f"{self._steps()}\nThe option partial=true takes the tiles that are there.",
+                hint=f"{self._steps()}\nThe option partial=true uses the tiles that are there.",
             )
         return tiles
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .canvas import Canvas
-from .dice import Colour
+from .dice import Color
 from .palette import TYRE
 from .view import Panel, Point, grooves, stripes
 
-_LAMP: Colour = (0.86, 0.84, 0.74)
-_TAIL: Colour = (0.62, 0.10, 0.09)
-_PLATE: Colour = (0.80, 0.79, 0.72)
-TRIM: Colour = (0.13, 0.13, 0.14)
+_LAMP: Color = (0.86, 0.84, 0.74)
+_TAIL: Color = (0.62, 0.10, 0.09)
+_PLATE: Color = (0.80, 0.79, 0.72)
+TRIM: Color = (0.13, 0.13, 0.14)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def faces(canvas: Canvas, pose: Pose, box: Box) -> Faces:
     return Faces(side, end, behind)
 
 
-def shell(canvas: Canvas, pose: Pose, box: Box, colour: Colour, label: int, ribs: float = 0.0) -> Faces:
+def shell(canvas: Canvas, pose: Pose, box: Box, color: Color, label: int, ribs: float = 0.0) -> Faces:
     """Paint a box, with ribs of this period on its sides if asked, and return its visible faces."""
     seen = faces(canvas, pose, box)
     for face in (seen.side, seen.end):
@@ -74,18 +74,18 @@ def shell(canvas: Canvas, pose: Pose, box: Box, colour: Colour, label: int, ribs
         tone = canvas.texture(face, canvas.smooth, 30, 0.06)
         if ribs:
             tone *= grooves(stripes(face.u, ribs, 0.3), 0.10)
-        canvas.paint(face, face.inside, colour, label, tone)
-    lid(canvas, pose, box, colour, label)
+        canvas.paint(face, face.inside, color, label, tone)
+    lid(canvas, pose, box, color, label)
     return seen
 
 
-def lid(canvas: Canvas, pose: Pose, box: Box, colour: Colour, label: int) -> None:
+def lid(canvas: Canvas, pose: Pose, box: Box, color: Color, label: int) -> None:
     """Paint the top of a box, where the camera is above it."""
     if canvas.camera.eye <= box.top:
         return
     corners = [(box.back, -box.half), (box.front, -box.half), (box.front, box.half), (box.back, box.half)]
     spots = [pose.at(along, across) for along, across in corners]
-    canvas.polygon([(x, box.top, z) for x, z in spots], colour, label, canvas.light.level())
+    canvas.polygon([(x, box.top, z) for x, z in spots], color, label, canvas.light.level())
 
 
 def shadow(canvas: Canvas, pose: Pose, length: float, half: float) -> None:
@@ -112,9 +112,9 @@ def lamps(canvas: Canvas, end: Panel | None, width: float, height: float, label:
     """Paint the lamps and the number plate of an end face."""
     if end is None:
         return
-    colour = _TAIL if behind else _LAMP
+    color = _TAIL if behind else _LAMP
     for left in (0.08, width - 0.40):
-        canvas.paint(end, end.box(left, left + 0.32, height, height + 0.15), colour, label)
+        canvas.paint(end, end.box(left, left + 0.32, height, height + 0.15), color, label)
     plate = end.box(width / 2 - 0.26, width / 2 + 0.26, height - 0.22, height - 0.10)
     canvas.paint(end, plate, _PLATE, label)
     canvas.paint(end, end.box(0, width, 0.2, height - 0.28), TRIM, label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .canvas import Canvas
-from .dice import Colour, Dice, Field, Mask
+from .dice import Color, Dice, Field, Mask
 from .palette import BRIDGE, BUILDING, CONCRETE, FACADES, GLASS, METAL, ROOFS, STONE, TUNNEL
 from .view import Panel, Point, grooves, stripes
 
@@ -37,12 +37,12 @@ def block(canvas: Canvas, dice: Dice, start: Point, end: Point, storeys: int) ->
     """Build a town house of a closed row: shops or flats below, windows in a grid, a roof above."""
     storey, base = dice.uniform(2.9, 3.6), dice.uniform(3.2, 4.4)
     eaves = base + storey * storeys
-    pitched, colour = dice.chance(0.55), dice.pick(FACADES)
+    pitched, color = dice.chance(0.55), dice.pick(FACADES)
     top = eaves + (dice.uniform(1.2, 3.0) if pitched else 0.0)
     if (panel := canvas.panel(start, end, 0.0, top)) is None:
         return
     tone = _rendered(canvas, dice, panel)
-    canvas.paint(panel, panel.inside, colour, BUILDING, tone)
+    canvas.paint(panel, panel.inside, color, BUILDING, tone)
     period = dice.uniform(1.5, 3.2)
     wide, high = (dice.uniform(0.4, 0.62), dice.uniform(0.48, 0.66)) if dice.chance(0.8) else (0.92, 0.6)
     upper: Mask = panel.inside & (panel.v > base) & (panel.v < eaves - 0.3)
@@ -62,8 +62,8 @@ def block(canvas: Canvas, dice: Dice, start: Point, end: Point, storeys: int) ->
         every = stripes(panel.u, period * 2, 0.62, -period * 0.1) & stripes(panel.v, storey, 0.28, base)
         canvas.paint(panel, every & upper, dice.pick(METAL + CONCRETE), BUILDING)
     if dice.chance(0.6):
-        canvas.paint(panel, panel.inside & (abs(panel.v - base) < 0.14), colour, BUILDING, 1.2)
-    canvas.paint(panel, panel.inside & (abs(panel.v - eaves) < 0.2), colour, BUILDING, 1.25)
+        canvas.paint(panel, panel.inside & (abs(panel.v - base) < 0.14), color, BUILDING, 1.2)
+    canvas.paint(panel, panel.inside & (abs(panel.v - eaves) < 0.2), color, BUILDING, 1.25)
     _ground_floor(canvas, dice, panel, base)
     if pitched:
         tiles = grooves(stripes(panel.v, 0.35, 0.4), 0.15)
@@ -98,18 +98,16 @@ def house(canvas: Canvas, dice: Dice, side: float, front: float, near: float, fa
     """Build a detached house whose front stands at x = `side` × `front`, from z = `near` to `far`."""
     depth, eaves = dice.uniform(7, 10), dice.uniform(2.7, 5.8)
     rise = depth / 2 * dice.uniform(0.5, 0.95)
-    colour, tiles = dice.pick(FACADES), dice.pick(ROOFS)
+    color, tiles = dice.pick(FACADES), dice.pick(ROOFS)
     x, back = side * front, side * (front + depth)
     gable = canvas.panel((x, near), (back, near), 0.0, eaves + rise)
     if gable is not None:
         under = np.float32(eaves) + np.float32(rise) * (1 - abs(gable.u / np.float32(depth / 2) - 1))
-        canvas.paint(
-            gable, gable.inside & (gable.v < under), colour, BUILDING, _rendered(canvas, dice, gable)
-        )
+        canvas.paint(gable, gable.inside & (gable.v < under), color, BUILDING, _rendered(canvas, dice, gable))
         pane = stripes(gable.u, depth / 2.5, 0.32, depth * 0.14) & stripes(gable.v, 2.7, 0.42, 0.9)
         canvas.paint(gable, pane & gable.inside & (gable.v < under - 0.7), GLASS, BUILDING, 1.2)
     if (panel := canvas.panel((x, near), (x, far), 0.0, eaves)) is not None:
-        canvas.paint(panel, panel.inside, colour, BUILDING, _rendered(canvas, dice, panel))
+        canvas.paint(panel, panel.inside, color, BUILDING, _rendered(canvas, dice, panel))
         period = dice.uniform(2.2, 3.4)
         frame = stripes(panel.u, period, 0.52, 0.5) & stripes(panel.v, 2.7, 0.54, 0.8)
         pane = stripes(panel.u, period, 0.44, 0.6) & stripes(panel.v, 2.7, 0.46, 0.9)
@@ -131,42 +129,42 @@ def house(canvas: Canvas, dice: Dice, side: float, front: float, near: float, fa
 
 def hall(canvas: Canvas, dice: Dice, side: float, front: float, near: float, far: float) -> None:
     """Build a trade hall: sheet metal or slabs, a row of windows, gates."""
-    height, colour = dice.uniform(4.5, 9.0), dice.pick(FACADES + METAL)
+    height, color = dice.uniform(4.5, 9.0), dice.pick(FACADES + METAL)
     rib = dice.uniform(0.4, 1.2)
     x = side * front
     for start, end in (((x, near), (x + side * 16, near)), ((x, near), (x, far))):
         if (panel := canvas.panel(start, end, 0.0, height)) is None:
             continue
         tone = _rendered(canvas, dice, panel) * grooves(stripes(panel.u, rib, 0.3), 0.12)
-        canvas.paint(panel, panel.inside, colour, BUILDING, tone)
+        canvas.paint(panel, panel.inside, color, BUILDING, tone)
         row = panel.inside & (abs(panel.v - height * 0.72) < 0.5) & ~stripes(panel.u, 1.6, 0.1)
         canvas.paint(panel, row, GLASS, BUILDING, 1.3)
         gates = stripes(panel.u, 7.5, 0.45, 2.0) & panel.inside & (panel.v < 3.4)
         canvas.paint(
             panel, gates, dice.pick(METAL + FACADES), BUILDING, grooves(stripes(panel.v, 0.4, 0.2), 0.15)
         )
-        canvas.paint(panel, panel.inside & (panel.v > height - 0.35), colour, BUILDING, 0.7)
+        canvas.paint(panel, panel.inside & (panel.v > height - 0.35), color, BUILDING, 0.7)
 
 
 def bridge(canvas: Canvas, dice: Dice, z: float, edge: float) -> None:
     """Build a bridge across the street at depth `z`, on pillars beyond the pavements at ±`edge`."""
     low, thick, deep = dice.uniform(4.2, 6.0), dice.uniform(1.0, 2.4), dice.uniform(4, 9)
-    colour, railing = dice.pick(STONE), dice.chance(0.6)
+    color, railing = dice.pick(STONE), dice.chance(0.6)
     reach = edge + 40
     below = [(-reach, low, z), (reach, low, z), (reach, low, z + deep), (-reach, low, z + deep)]
-    canvas.polygon(below, colour, BRIDGE, _dim(canvas.light.sky, 0.5))
+    canvas.polygon(below, color, BRIDGE, _dim(canvas.light.sky, 0.5))
     for x in (-edge, edge, -edge - 13, edge + 13):
         for along in (0.5, deep - 1.0):
             if (pillar := canvas.upright(x, z + along, 0.55, 0.0, low)) is not None:
                 tone = 1.05 - 0.5 * abs(pillar.u)
-                canvas.paint(pillar, pillar.inside, colour, BRIDGE, tone)
+                canvas.paint(pillar, pillar.inside, color, BRIDGE, tone)
     panel = canvas.panel((-reach, z), (reach, z), low, low + thick + (1.0 if railing else 0.0))
     if panel is None:
         return
     deck = panel.inside & (panel.v < low + thick)
     tone = canvas.texture(panel, canvas.smooth, 10, 0.16) * grooves(stripes(panel.u, 4.0, 0.03), 0.2)
-    canvas.paint(panel, deck, colour, BRIDGE, tone)
-    canvas.paint(panel, deck & (panel.v > low + thick - 0.25), colour, BRIDGE, 1.2)
+    canvas.paint(panel, deck, color, BRIDGE, tone)
+    canvas.paint(panel, deck & (panel.v > low + thick - 0.25), color, BRIDGE, 1.2)
     bars = panel.inside & ~deck
     bars &= stripes(panel.u, 1.5, 0.12) | stripes(panel.v, 0.5, 0.25, low + thick)
     canvas.paint(panel, bars, dice.pick(METAL), BRIDGE)
@@ -177,19 +175,19 @@ def tunnel(canvas: Canvas, dice: Dice, z: float, half: float) -> None:
 
     No mouth is higher than `TUNNEL_TOP`.
     """
-    height, colour, deep = dice.uniform(4.8, TUNNEL_TOP), dice.pick(STONE), dice.uniform(25, 60)
+    height, color, deep = dice.uniform(4.8, TUNNEL_TOP), dice.pick(STONE), dice.uniform(25, 60)
     top, arched = height + dice.uniform(1.0, 4.0), dice.chance(0.5)
     reach, dark = half + dice.uniform(6, 30), _dim(canvas.light.sky, 0.45)
     ceiling = [(-half, height, z), (half, height, z), (half, height, z + deep), (-half, height, z + deep)]
-    canvas.polygon(ceiling, colour, TUNNEL, _dim(dark, 0.6))
+    canvas.polygon(ceiling, color, TUNNEL, _dim(dark, 0.6))
     for x in (-half, half):
         if (lining := canvas.panel((x, z), (x, z + deep), 0.0, height)) is not None:
             lamps = (abs(lining.v - np.float32(height - 0.9)) < 0.15) & stripes(lining.u, 4.0, 0.4)
             shade = 0.55 / (1 + 0.08 * lining.u)
-            canvas.paint(lining, lining.inside, colour, TUNNEL, shade)
+            canvas.paint(lining, lining.inside, color, TUNNEL, shade)
             canvas.paint(lining, lining.inside & lamps, (1.0, 0.85, 0.55), TUNNEL, 1.3)
     if (end := canvas.panel((-half, z + deep), (half, z + deep), 0.0, height)) is not None:
-        canvas.paint(end, end.inside, _dim(colour, 0.12), TUNNEL)
+        canvas.paint(end, end.inside, _dim(color, 0.12), TUNNEL)
     if (panel := canvas.panel((-reach, z), (reach, z), 0.0, top)) is not None:
         u = abs(panel.u - np.float32(reach))
         opening = (u < half) & (panel.v < height)
@@ -198,10 +196,10 @@ def tunnel(canvas: Canvas, dice: Dice, z: float, half: float) -> None:
             opening &= (u / np.float32(half)) * (u / np.float32(half)) + np.maximum(rise, 0) * rise < 1
         course = stripes(panel.v, 0.6, 0.08) | stripes(panel.u, 1.3, 0.05)
         tone = canvas.texture(panel, canvas.smooth, 10, 0.2) * grooves(course, 0.2)
-        canvas.paint(panel, panel.inside & ~opening, colour, TUNNEL, tone)
+        canvas.paint(panel, panel.inside & ~opening, color, TUNNEL, tone)
     if (floor := canvas.floor(-half, half, z, z + deep)) is not None:
         canvas.darken(floor, floor.inside, (0.42, 0.40, 0.38))
 
 
-def _dim(colour: Colour, factor: float) -> Colour:
-    return colour[0] * factor, colour[1] * factor, colour[2] * factor
+def _dim(color: Color, factor: float) -> Color:
+    return color[0] * factor, color[1] * factor, color[2] * factor

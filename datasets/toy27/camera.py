@@ -15,14 +15,14 @@ from .view import COLUMNS, FAR, HEIGHT, ROWS, WIDTH, Camera
 def draw_camera(dice: Dice) -> Camera:
     """Draw a camera on a car's roof rack or behind its windscreen, looking about along the street."""
     focal = COLUMNS * dice.uniform(0.85, 1.15)
-    centre = COLUMNS * dice.uniform(0.40, 0.60)
+    center = COLUMNS * dice.uniform(0.40, 0.60)
     horizon = ROWS * dice.uniform(0.40, 0.54)
     bend = dice.uniform(-0.0018, 0.0018) if dice.chance(0.45) else 0.0
-    return Camera(focal, centre, horizon, dice.uniform(1.2, 2.1), bend)
+    return Camera(focal, center, horizon, dice.uniform(1.2, 2.1), bend)
 
 
 def sky(canvas: Canvas, dice: Dice) -> None:
-    """Paint the sky: from the zenith's colour to the haze's, under clouds."""
+    """Paint the sky: from the zenith's color to the haze's, under clouds."""
     light = canvas.light
     rows = min(ROWS, math.ceil(canvas.camera.horizon) + 4)
     t = (np.arange(rows, dtype=np.float32) / np.float32(rows))[:, None]
@@ -34,7 +34,7 @@ def sky(canvas: Canvas, dice: Dice) -> None:
     share = np.clip((cover + np.float32(light.clouds * 1.3 - 0.75)) * np.float32(soft), 0, 0.92)
     bright = np.float32(0.93) + cover * np.float32(0.12)
     veil = 1 if light.clouds < 1 else 0.6
-    for plane, top, low in zip(canvas.colour, light.zenith, light.haze, strict=True):
+    for plane, top, low in zip(canvas.color, light.zenith, light.haze, strict=True):
         clear = np.float32(top) + t * np.float32(low - top)
         cloud = bright * np.float32(0.45 + 0.55 * low) - (1 - t) * np.float32(0.06)
         plane[:rows] = clear + (cloud - clear) * share * np.float32(veil)
@@ -50,7 +50,7 @@ def photograph(canvas: Canvas, dice: Dice) -> np.ndarray:
     strength, dim = dice.uniform(0.006, 0.018), dice.uniform(0.0, 0.22)
     corners = 1 - np.float32(dim) * _off_axis()
     image = np.empty((HEIGHT, WIDTH, 3), np.float32)
-    for channel, plane in enumerate(canvas.colour):
+    for channel, plane in enumerate(canvas.color):
         plane += air * (np.float32(light.haze[channel]) - plane)
         finished = _shrink(plane) * np.float32(gain * contrast * balance[channel])
         finished = (finished + np.float32(0.5 * (1 - contrast))) * corners
@@ -74,6 +74,13 @@ def purity(label: np.ndarray) -> tuple[np.ndarray, Mask]:
         best = np.where(count > votes, candidate, best)
         votes = np.maximum(votes, count)
     return best, votes > 2
+
+
+def shown_depth(depth: Field) -> Field:
+    """Return the second least depth below every finished pixel: that of the class which fills three parts."""
+    parts = np.stack([depth[::2, ::2], depth[::2, 1::2], depth[1::2, ::2], depth[1::2, 1::2]])
+    result: Field = np.sort(parts, axis=0)[1]
+    return result
 
 
 def _shrink(field: Field) -> Field:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .dice import Colour, Dice, Field, Mask, value_noise
+from .dice import Color, Dice, Field, Mask, value_noise
 from .light import Light
 from .palette import SKY
 from .view import COLUMNS, FAR, NEAR, ROWS, Camera, Panel, Point
@@ -22,13 +22,13 @@ _TILE = 256
 
 
 class Canvas:
-    """Colour, depth and class of every canvas pixel; whatever is nearer stays in front."""
+    """Color, depth and class of every canvas pixel; whatever is nearer stays in front."""
 
     def __init__(self, camera: Camera, light: Light, dice: Dice) -> None:
         self.camera = camera
         self.light = light
         # Planes, not interleaved: a masked copy into a plane is several times faster.
-        self.colour = np.zeros((3, ROWS, COLUMNS), np.float32)
+        self.color = np.zeros((3, ROWS, COLUMNS), np.float32)
         self.depth = np.full((ROWS, COLUMNS), FAR, np.float32)
         self.label = np.full((ROWS, COLUMNS), SKY, np.uint8)
 
@@ -42,7 +42,7 @@ class Canvas:
 
         columns = np.arange(COLUMNS, dtype=np.float32) + np.float32(0.5)
         rows = np.arange(ROWS, dtype=np.float32) + np.float32(0.5)
-        self._sideways = ((columns - np.float32(camera.centre)) / np.float32(camera.focal))[None, :]
+        self._sideways = ((columns - np.float32(camera.center)) / np.float32(camera.focal))[None, :]
         self._down = ((rows - np.float32(camera.horizon)) / np.float32(camera.focal))[:, None]
         self.ground = self._ground()
 
@@ -112,39 +112,39 @@ class Canvas:
         return Panel(panel.area, panel.u - np.float32(half), panel.v, panel.z, panel.inside, panel.tint)
 
     def texture(
-        self, panel: Panel, tile: Field, per_metre: float, strength: float, shift: float = 0
+        self, panel: Panel, tile: Field, per_meter: float, strength: float, shift: float = 0
     ) -> Field:
-        """Return 1 plus the noise of a tile in this strength, `per_metre` of its pixels to the metre."""
+        """Return 1 plus the noise of a tile in this strength, `per_meter` of its pixels to the meter."""
         # The shift keeps the coordinates positive, because a cast to integers truncates towards 0.
         offset = np.float32(8192 + shift * 97)
-        column = (panel.u * np.float32(per_metre) + offset).astype(np.int32) & (_TILE - 1)
-        row = (panel.v * np.float32(per_metre) + offset).astype(np.int32) & (_TILE - 1)
+        column = (panel.u * np.float32(per_meter) + offset).astype(np.int32) & (_TILE - 1)
+        row = (panel.v * np.float32(per_meter) + offset).astype(np.int32) & (_TILE - 1)
         result: Field = tile[row, column] * np.float32(strength) + np.float32(1)
         return result
 
     def paint(
-        self, panel: Panel, mask: Mask, colour: Colour | None, label: int, texture: Field | float = 1.0
+        self, panel: Panel, mask: Mask, color: Color | None, label: int, texture: Field | float = 1.0
     ) -> None:
-        """Paint where `mask` holds and nothing is nearer; without a colour what is behind shows through."""
+        """Paint where `mask` holds and nothing is nearer; without a color what is behind shows through."""
         area = panel.area
         seen = mask & (panel.z <= self.depth[area])
-        if colour is not None:
+        if color is not None:
             tone = np.asarray(texture, np.float32)
-            for plane, value, tint in zip(self.colour, colour, panel.tint, strict=True):
+            for plane, value, tint in zip(self.color, color, panel.tint, strict=True):
                 np.copyto(plane[area], tone * np.float32(value * tint), where=seen)
         np.copyto(self.depth[area], panel.z, where=seen)
         np.copyto(self.label[area], np.uint8(label), where=seen)
 
-    def darken(self, panel: Panel, mask: Mask, factor: Colour) -> None:
+    def darken(self, panel: Panel, mask: Mask, factor: Color) -> None:
         """Cast a shade on a plane where it is in sight."""
         area = panel.area
         seen = mask & (panel.z <= self.depth[area])
-        for plane, value in zip(self.colour, factor, strict=True):
+        for plane, value in zip(self.color, factor, strict=True):
             part = plane[area]
             np.multiply(part, np.float32(value), out=part, where=seen)
 
     def polygon(
-        self, corners: Sequence[tuple[float, float, float]], colour: Colour, label: int, light: Colour
+        self, corners: Sequence[tuple[float, float, float]], color: Color, label: int, light: Color
     ) -> None:
         """Fill a flat convex polygon with corners (x, y, z), wherever it is nearer than what is there."""
         if min(z for _, _, z in corners) < NEAR:
@@ -174,7 +174,7 @@ class Canvas:
         inverse = np.float32(az) + (px - np.float32(ax)) * np.float32(slope_x)
         inverse = inverse + (py - np.float32(ay)) * np.float32(slope_y)
         z = 1 / np.maximum(inverse, np.float32(1 / FAR))
-        self.paint(Panel((rows, columns), px, py, z, inside, light), inside, colour, label)
+        self.paint(Panel((rows, columns), px, py, z, inside, light), inside, color, label)
 
 
 def _span(low: float, high: float, side: int) -> slice | None:

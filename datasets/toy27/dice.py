@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 class Dice:
@@ -34,8 +34,8 @@ class Dice:
                 return i
         return len(weights) - 1
 
-    def pick(self, palette: tuple[Colour, ...], spread: float = 0.12) -> Colour:
-        """Return a colour of the palette, up to `spread` lighter or darker than it stands there."""
+    def pick(self, palette: tuple[Color, ...], spread: float = 0.12) -> Color:
+        """Return a color of the palette, up to `spread` lighter or darker than it stands there."""
         red, green, blue = palette[self.index(*(1.0,) * len(palette))]
         tone = self.uniform(1 - spread, 1 + spread)
         return red * tone, green * tone, blue * tone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .canvas import Canvas
-from .dice import Colour, Dice
+from .dice import Color, Dice
 from .palette import (
     FENCE,
     GUARD_RAIL,
@@ -21,51 +21,51 @@ from .palette import (
 )  # fmt: skip
 from .view import Panel, Point, grooves, stripes
 
-_RED: Colour = (0.66, 0.12, 0.11)
-_BLUE: Colour = (0.14, 0.28, 0.58)
-_YELLOW: Colour = (0.78, 0.62, 0.14)
+_RED: Color = (0.66, 0.12, 0.11)
+_BLUE: Color = (0.14, 0.28, 0.58)
+_YELLOW: Color = (0.78, 0.62, 0.14)
 _LIT = ((0.95, 0.16, 0.10), (0.95, 0.70, 0.12), (0.20, 0.88, 0.45))
-_BACK: Colour = (0.42, 0.43, 0.44)
+_BACK: Color = (0.42, 0.43, 0.44)
 
 
 def pole(
-    canvas: Canvas, x: float, z: float, height: float, radius: float, colour: Colour, label: int = POLE
+    canvas: Canvas, x: float, z: float, height: float, radius: float, color: Color, label: int = POLE
 ) -> None:
     """Draw a round pole: lighter in its middle than at its flanks."""
     if (panel := canvas.upright(x, z, radius, 0.0, height)) is not None:
-        canvas.paint(panel, panel.inside, colour, label, 1.1 - 0.4 * abs(panel.u) / np.float32(radius))
+        canvas.paint(panel, panel.inside, color, label, 1.1 - 0.4 * abs(panel.u) / np.float32(radius))
 
 
 def lamp(canvas: Canvas, dice: Dice, x: float, z: float, towards: float) -> None:
     """Draw a street lamp; its arm reaches to the side `towards` (−1 or 1)."""
-    height, colour = dice.uniform(4.5, 8.5), dice.pick(METAL)
-    pole(canvas, x, z, height, dice.uniform(0.07, 0.12), colour)
+    height, color = dice.uniform(4.5, 8.5), dice.pick(METAL)
+    pole(canvas, x, z, height, dice.uniform(0.07, 0.12), color)
     if (panel := canvas.upright(x, z, 2.3, height - 0.6, height + 0.3)) is None:
         return
     reach = towards * dice.uniform(0.5, 2.0)
-    canvas.paint(panel, panel.limb((0, height - 0.1), (reach, height + 0.1), 0.06), colour, POLE)
+    canvas.paint(panel, panel.limb((0, height - 0.1), (reach, height + 0.1), 0.06), color, POLE)
     head = panel.limb((reach, height + 0.1), (reach + towards * 0.25, height + 0.08), 0.12)
     canvas.paint(panel, head, (0.62, 0.62, 0.60), POLE)
 
 
 def polegroup(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     """Draw several poles that stand together as one group."""
-    colour, height = dice.pick(METAL), dice.uniform(2.5, 6.0)
+    color, height = dice.pick(METAL), dice.uniform(2.5, 6.0)
     step, radius = dice.uniform(0.2, 0.3), dice.uniform(0.06, 0.09)
     for i in range(3 + dice.index(1, 1, 1)):
-        pole(canvas, x + i * step, z, height * dice.uniform(0.8, 1.0), radius, colour, POLEGROUP)
+        pole(canvas, x + i * step, z, height * dice.uniform(0.8, 1.0), radius, color, POLEGROUP)
 
 
 def traffic_light(canvas: Canvas, dice: Dice, x: float, z: float, towards: float) -> None:
     """Draw traffic lights on a pole, a second set over the carriageway on a long arm."""
-    colour, over = dice.pick(METAL), dice.chance(0.4)
+    color, over = dice.pick(METAL), dice.chance(0.4)
     lit, away = dice.index(1, 0.4, 1), dice.chance(0.2)
-    pole(canvas, x, z, 5.6 if over else 3.2, 0.08, colour)
+    pole(canvas, x, z, 5.6 if over else 3.2, 0.08, color)
     spots = [(x, 2.2)]
     if over:
         reach = towards * dice.uniform(2.5, 4.0)
         if (panel := canvas.panel((x, z), (x + reach, z), 5.3, 5.5)) is not None:
-            canvas.paint(panel, panel.inside, colour, POLE)
+            canvas.paint(panel, panel.inside, color, POLE)
         spots.append((x + reach, 4.75))
     for place, low in spots:
         if (panel := canvas.upright(place, z - 0.1, 0.24, low, low + 1.1)) is None:
@@ -79,12 +79,12 @@ def traffic_light(canvas: Canvas, dice: Dice, x: float, z: float, towards: float
 
 def sign(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     """Draw one or two signs on a pole, or a board with directions on two."""
-    kind, colour = dice.index(1, 1, 1, 0.8, 0.7, 0.5), (0.50, 0.51, 0.52)
+    kind, color = dice.index(1, 1, 1, 0.8, 0.7, 0.5), (0.50, 0.51, 0.52)
     if kind == 4:
         _board(canvas, dice, x, z)
         return
     size, height = dice.uniform(0.32, 0.45), dice.uniform(2.1, 2.7)
-    pole(canvas, x, z, height + size, 0.05, colour)
+    pole(canvas, x, z, height + size, 0.05, color)
     for level in range(1 + dice.index(0.7, 0.3)):
         middle = height - level * size * 2.1
         if (panel := canvas.upright(x, z - 0.08, size, middle - size, middle + size)) is None:
@@ -99,10 +99,10 @@ def _face(canvas: Canvas, panel: Panel, kind: int, middle: float, size: float) -
         canvas.paint(panel, panel.disc(0, middle, size * 0.7), WHITE_PAINT, TRAFFIC_SIGN)
         canvas.paint(panel, panel.limb((-0.1, middle), (0.1, middle), 0.05), (0.1, 0.1, 0.1), TRAFFIC_SIGN)
     elif kind == 1:  # a warning
-        for part, colour in ((1.0, _RED), (0.58, WHITE_PAINT)):
+        for part, color in ((1.0, _RED), (0.58, WHITE_PAINT)):
             low = middle - size * 0.75 * part
             triangle = (panel.v > low) & (abs(panel.u) < (middle + size * part - panel.v) * np.float32(0.57))
-            canvas.paint(panel, triangle & panel.inside, colour, TRAFFIC_SIGN)
+            canvas.paint(panel, triangle & panel.inside, color, TRAFFIC_SIGN)
     elif kind == 2:  # an order
         canvas.paint(panel, disc, _BLUE, TRAFFIC_SIGN)
         canvas.paint(
@@ -146,7 +146,7 @@ def guard_rail(canvas: Canvas, start: Point, end: Point) -> None:
 
 def wall(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
     """Draw a free-standing wall: bricks, blocks or rendered, with a coping."""
-    height, colour = dice.uniform(1.2, 3.4), dice.pick(STONE)
+    height, color = dice.uniform(1.2, 3.4), dice.pick(STONE)
     if (panel := canvas.panel(start, end, 0.0, height)) is None:
         return
     tone = canvas.texture(panel, canvas.smooth, 12, 0.18, dice.uniform(0, 9))
@@ -154,8 +154,8 @@ def wall(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
     if dice.chance(0.65):
         course = dice.uniform(0.12, 0.4)
         tone *= grooves(stripes(panel.v, course, 0.14) | stripes(panel.u, course * 2.4, 0.06), 0.22)
-    canvas.paint(panel, panel.inside, colour, WALL, tone)
-    canvas.paint(panel, panel.inside & (panel.v > height - 0.12), colour, WALL, 1.25)
+    canvas.paint(panel, panel.inside, color, WALL, tone)
+    canvas.paint(panel, panel.inside & (panel.v > height - 0.12), color, WALL, 1.25)
 
 
 def fence(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
@@ -163,7 +163,7 @@ def fence(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
     height, kind = dice.uniform(0.9, 1.9), dice.index(1, 1, 0.8)
     if (panel := canvas.panel(start, end, 0.0, height)) is None:
         return
-    colour = dice.pick((TIMBER, METAL, METAL)[kind])
+    color = dice.pick((TIMBER, METAL, METAL)[kind])
     if kind == 2:  # wire mesh
         bars = stripes(panel.u, 0.16, 0.2) | stripes(panel.v, 0.16, 0.2) | stripes(panel.u, 2.4, 0.04)
     else:
@@ -171,4 +171,4 @@ def fence(canvas: Canvas, dice: Dice, start: Point, end: Point) -> None:
         rails = (abs(panel.v - 0.25) < 0.05) | (abs(panel.v - (height - 0.2)) < 0.05)
         bars = stripes(panel.u, period, share) | rails | stripes(panel.u, 2.2, 0.05)
     canvas.paint(panel, panel.inside, None, FENCE)
-    canvas.paint(panel, panel.inside & bars, colour, FENCE, canvas.texture(panel, canvas.smooth, 20, 0.2))
+    canvas.paint(panel, panel.inside & bars, color, FENCE, canvas.texture(panel, canvas.smooth, 20, 0.2))

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .canvas import Canvas
-from .dice import Colour, Dice, Field, Mask
+from .dice import Color, Dice, Field, Mask
 from .palette import ASPHALT, GRASS, PARKING, PAVING, RAIL_TRACK, ROAD, SIDEWALK, TERRAIN, WHITE_PAINT
 from .view import Panel, grooves, stripes
 
 
 @dataclass(frozen=True)
 class Verge:
-    """One side of the street, from the carriageway outwards, in metres; a width of 0 leaves a strip out."""
+    """One side of the street, from the carriageway outwards, in meters; a width of 0 leaves a strip out."""
 
     parking: float
     walk: float
@@ -84,8 +84,8 @@ def pave(canvas: Canvas, dice: Dice, street: Street) -> None:
         if verge.tracks:
             bed = (out > x - 0.1) & (out <= x + verge.tracks)
             gravel = dice.chance(0.6)
-            colour = (0.40, 0.37, 0.34) if gravel else grass
-            canvas.paint(ground, bed, colour, RAIL_TRACK, rough)
+            color = (0.40, 0.37, 0.34) if gravel else grass
+            canvas.paint(ground, bed, color, RAIL_TRACK, rough)
             _rails(canvas, side * (x + verge.tracks / 2), sleepers=gravel)
             x += verge.tracks
         walk = (out > x - 0.1) & (out <= x + verge.walk)
@@ -118,7 +118,7 @@ def _rails(canvas: Canvas, x: float, *, sleepers: bool) -> None:
     canvas.paint(ground, abs(out - np.float32(0.63)) < 0.035, (0.18, 0.18, 0.18), RAIL_TRACK)
 
 
-def _wear(canvas: Canvas, dice: Dice, ground: Panel, road: Mask, asphalt: Colour) -> None:
+def _wear(canvas: Canvas, dice: Dice, ground: Panel, road: Mask, asphalt: Color) -> None:
     """Patch and stain the carriageway."""
     if dice.chance(0.4):
         z, long = dice.uniform(4, 18), dice.uniform(2, 8)
@@ -175,6 +175,6 @@ def cast(canvas: Canvas, street: Street, left: float, right: float) -> None:
     reach = height * abs(light.x) * (1 / light.height - 0.9)
     edge = np.float32(street.frontage(side) - reach)
     out = ground.u * np.float32(side)
-    # Neighbouring houses differ in height, so the edge of their shadow is a staircase.
+    # Neighboring houses differ in height, so the edge of their shadow is a staircase.
     step = (ground.v * np.float32(1 / 11)).astype(np.int32) & 255
     canvas.darken(ground, out > edge + canvas.grain[step, 3] * np.float32(reach * 0.3), light.shade())

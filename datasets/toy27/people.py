@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .bodywork import Pose, shadow
 from .canvas import Canvas
-from .dice import Colour, Dice
+from .dice import Color, Dice
 from .palette import BICYCLE, CLOTHES, HAIR, METAL, MOTORCYCLE, PAINT, PERSON, RIDER, SKIN, TROUSERS, TYRE
 from .view import Panel
 
@@ -45,10 +45,10 @@ def person(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
 
 
 def _head(
-    canvas: Canvas, dice: Dice, panel: Panel, centre: Spot, radius: float, skin: Colour, label: int
+    canvas: Canvas, dice: Dice, panel: Panel, center: Spot, radius: float, skin: Color, label: int
 ) -> None:
-    u, v = centre
-    canvas.paint(panel, panel.limb((u, v - radius * 1.6), centre, radius * 0.5), skin, label)
+    u, v = center
+    canvas.paint(panel, panel.limb((u, v - radius * 1.6), center, radius * 0.5), skin, label)
     canvas.paint(panel, panel.disc(u, v, radius), dice.pick(HAIR), label)
     if dice.chance(0.6):  # the face is turned this way
         canvas.paint(panel, panel.disc(u, v - radius * 0.3, radius * 0.8), skin, label)
@@ -114,15 +114,15 @@ def _astride(canvas: Canvas, dice: Dice, panel: Panel, seat: Spot, hands: Spot, 
 
 
 def _end_on(
-    canvas: Canvas, dice: Dice, pose: Pose, colour: Colour, label: int, wide: float, ridden: bool
+    canvas: Canvas, dice: Dice, pose: Pose, color: Color, label: int, wide: float, ridden: bool
 ) -> None:
     """Draw a two-wheeler, and its rider if there is one, seen from the front or from behind."""
     if (panel := canvas.upright(pose.x, pose.z, 0.5, 0.0, 1.95)) is None:
         return
     canvas.paint(panel, panel.limb((0, 0.05), (0, 0.62), max(0.05, wide * 0.5)), TYRE, label)
-    canvas.paint(panel, panel.limb((0, 0.5), (0, 0.85), wide), colour, label)
+    canvas.paint(panel, panel.limb((0, 0.5), (0, 0.85), wide), color, label)
     canvas.paint(panel, panel.limb((-0.3, 1.02), (0.3, 1.02), 0.035), TYRE, label)
-    canvas.paint(panel, panel.limb((0, 0.85), (0, 1.02), 0.04), colour, label)
+    canvas.paint(panel, panel.limb((0, 0.85), (0, 1.02), 0.04), color, label)
     lamp = (0.85, 0.82, 0.7) if pose.ez < 0 else (0.6, 0.1, 0.1)
     canvas.paint(panel, panel.disc(0, 0.76, 0.06), lamp, label)
     if not ridden:

@@ -10,7 +10,7 @@ import numpy as np
 from uss_bench.contracts import IGNORE
 
 from . import buildings, furniture, vegetation
-from .camera import draw_camera, photograph, purity, sky
+from .camera import draw_camera, photograph, purity, shown_depth, sky
 from .canvas import Canvas
 from .dice import Dice
 from .ground import Street, cast, pave
@@ -18,17 +18,19 @@ from .light import draw_light
 from .palette import METAL
 from .streets import Place, draw_place, draw_street
 from .traffic import Props, populate
-from .view import HEIGHT, WIDTH
+from .view import HEIGHT, NEAR, WIDTH
 
 VERSION = 1
 
 _DATASET = 27
 """Part of the entropy, so that no other generator draws the same streams."""
-UNLABELLED = 1_000_000
+SIGHT = 250.0
+"""Largest depth in meters; what is farther, and the sky, is said to be this far."""
+UNLABELED = 1_000_000
 """Number of the first scene outside all splits; splits stay far below it."""
 
 
-def unlabelled_scene(index: int, *, seed: int = 0) -> np.ndarray:
+def unlabeled_scene(index: int, *, seed: int = 0) -> np.ndarray:
     """Return image `index` of an endless supply that shares no scene with any split.
 
     It is there for training self-supervised backbones on the same kind of images.
@@ -40,8 +42,8 @@ def unlabelled_scene(index: int, *, seed: int = 0) -> np.ndarray:
         ValueError: for a negative index, which could name a scene of a split.
     """
     if index < 0:
-        raise ValueError(f"Unlabelled scenes are counted from 0, not {index}.")
-    return render(seed, UNLABELLED + index)[0]
+        raise ValueError(f"Unlabeled scenes are counted from 0, not {index}.")
+    return render(seed, UNLABELED + index)[0]
 
 
 def render(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +54,21 @@ def render(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         `palette`, and `IGNORE` where no class fills more than half of a pixel, on the bonnet of the
         camera's own car and in the frame that rectification leaves.
     """
+    image, label, _ = _draw(seed, number)
+    return image, label
+
+
+def depth(seed: int, number: int) -> np.ndarray:
+    """Return the depth of scene `number`, float32 (192, 256): meters along the camera's axis.
+
+    It is at most `SIGHT`, and of what is labeled where a pixel shows several things. The bonnet of the
+    camera's own car is at `NEAR`, and so is the frame that rectification leaves.
+    """
+    return _draw(seed, number)[2]
+
+
+def _draw(seed: int, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return image, label and depth of a scene."""
     dice = Dice(VERSION, _DATASET, seed, number)
     place = draw_place(dice)
     street = draw_street(dice, place)
@@ -69,9 +86,10 @@ def render(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     image = photograph(canvas, dice)
     label, pure = purity(canvas.label)
     label = np.where(pure, label.astype(np.int16), np.int16(IGNORE))
-    _bonnet(canvas, dice, image, label)
-    _margins(dice, image, label)
-    return image, label
+    distance = np.minimum(shown_depth(canvas.depth), np.float32(SIGHT))
+    _bonnet(canvas, dice, image, label, distance)
+    _margins(dice, image, label, distance)
+    return image, label, distance
 
 
 def _frontage(canvas: Canvas, dice: Dice, street: Street, place: Place, side: float, last: float) -> float:
@@ -94,7 +112,7 @@ def _frontage(canvas: Canvas, dice: Dice, street: Street, place: Place, side: fl
             x = side * (front + (dice.uniform(0.0, 0.7) if dice.chance(0.3) else 0.0))
             if end - z > 3:
                 buildings.block(canvas, dice, (x, z), (x, end), storeys)
-                if z > 0:  # the flank, where the neighbour is lower or a street opens
+                if z > 0:  # the flank, where the neighbor is lower or a street opens
                     buildings.block(canvas, dice, (x, z), (x + side * 12, z), storeys)
                 height = 4 + 3.2 * storeys
             z = far + 2.5 if z < near <= z + width else z + width
@@ -167,7 +185,7 @@ def _boundaries(canvas: Canvas, dice: Dice, street: Street, place: Place, props:
                 props.add(2.0, furniture.guard_rail, canvas, (x, 1.0), (x, end))
 
 
-def _bonnet(canvas: Canvas, dice: Dice, image: np.ndarray, label: np.ndarray) -> None:
+def _bonnet(canvas: Canvas, dice: Dice, image: np.ndarray, label: np.ndarray, distance: np.ndarray) -> None:
     """Let the bonnet of the camera's own car reach into the image, in place; it is ignored."""
     if not dice.chance(0.3):
         return
@@ -182,13 +200,14 @@ def _bonnet(canvas: Canvas, dice: Dice, image: np.ndarray, label: np.ndarray) ->
         tone = np.clip(np.floor(gleam * 255), 0, 255).astype(np.uint8)
         np.copyto(image[..., channel], tone, where=hood)
     label[hood] = IGNORE
+    distance[hood] = NEAR
 
 
-def _margins(dice: Dice, image: np.ndarray, label: np.ndarray) -> None:
+def _margins(dice: Dice, image: np.ndarray, label: np.ndarray, distance: np.ndarray) -> None:
     """Black out what rectification leaves empty at the edges of the image, in place."""
     if not dice.chance(0.25):
         return
     for edge in range(4):
         wide = dice.index(1, 1, 1, 1)
-        turned, marked = np.rot90(image, edge), np.rot90(label, edge)
-        turned[:wide], marked[:wide] = 0, IGNORE
+        turned, marked, near = (np.rot90(array, edge) for array in (image, label, distance))
+        turned[:wide], marked[:wide], near[:wide] = 0, IGNORE, NEAR

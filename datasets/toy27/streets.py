@@ -21,9 +21,9 @@ class Place:
     """The highest number of upper storeys."""
 
     half: tuple[float, float]
-    """Range of half the carriageway, in metres."""
+    """Range of half the carriageway, in meters."""
     walk: tuple[float, float]
-    """Range of the pavement, in metres."""
+    """Range of the pavement, in meters."""
     parking: float
     tracks: float
     green: float
@@ -37,7 +37,7 @@ class Place:
     traffic: float
 
 
-CENTRE = Place(
+CENTER = Place(
     block=1, house=0, hall=0, park=0.04, storeys=5, half=(2.4, 4.5), walk=(2.4, 5.5), parking=0.35,
     tracks=0.30, green=0.08, crossing=0.45, tunnel=0.03, bridge=0.07, guard_rail=0.0,
     people=11, trees=3.5, traffic=5,
@@ -60,7 +60,7 @@ ARTERIAL = Place(
 
 
 def draw_place(dice: Dice) -> Place:
-    return (CENTRE, SUBURB, TRADE, ARTERIAL)[dice.index(0.42, 0.28, 0.15, 0.15)]
+    return (CENTER, SUBURB, TRADE, ARTERIAL)[dice.index(0.42, 0.28, 0.15, 0.15)]
 
 
 def draw_street(dice: Dice, place: Place) -> Street:

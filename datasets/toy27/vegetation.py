@@ -11,10 +11,10 @@ from .palette import BARK, LEAVES, VEGETATION
 from .view import Panel, Point
 
 
-def _leaves(canvas: Canvas, panel: Panel, shift: float, per_metre: float) -> Field:
+def _leaves(canvas: Canvas, panel: Panel, shift: float, per_meter: float) -> Field:
     """Return the texture of leaves: clumps, lighter above, and a coarse grain."""
-    tone = canvas.texture(panel, canvas.rough, per_metre, 0.42, shift)
-    result: Field = tone * canvas.texture(panel, canvas.rough, per_metre / 5, 0.34, shift + 3)
+    tone = canvas.texture(panel, canvas.rough, per_meter, 0.42, shift)
+    result: Field = tone * canvas.texture(panel, canvas.rough, per_meter / 5, 0.34, shift + 3)
     return result
 
 
@@ -25,7 +25,7 @@ def tree(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     low = height * (0.12 if slim else dice.uniform(0.24, 0.36))
     if (panel := canvas.upright(x, z, spread * 1.7, 0.0, height * 1.1)) is None:
         return
-    colour, shift, bark = dice.pick(LEAVES, 0.2), dice.uniform(0, 20), dice.pick(BARK)
+    color, shift, bark = dice.pick(LEAVES, 0.2), dice.uniform(0, 20), dice.pick(BARK)
     shadow(canvas, Pose(x, z), 0.5, spread * 0.6)
     thick = height * dice.uniform(0.016, 0.026)
     lean = dice.uniform(-0.03, 0.03) * height
@@ -49,7 +49,7 @@ def tree(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
         np.copyto(shine, 0.95 + 0.28 * dv + 0.10 * du * np.float32(canvas.light.x), where=part)
     # Sky shows through the thinner crowns.
     gaps = canvas.texture(panel, canvas.rough, 6, 1.0, shift + 5) - 1 > dice.uniform(0.55, 1.2)
-    canvas.paint(panel, crown & ~gaps, colour, VEGETATION, _leaves(canvas, panel, shift, 11) * shine)
+    canvas.paint(panel, crown & ~gaps, color, VEGETATION, _leaves(canvas, panel, shift, 11) * shine)
 
 
 def bush(canvas: Canvas, dice: Dice, x: float, z: float) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .bodywork import TRIM, Box, Pose, chassis, faces, lamps, lid, shadow, shell, wheels
 from .canvas import Canvas
-from .dice import Colour, Dice
+from .dice import Color, Dice
 from .palette import BUS, CAR, CARAVAN, GLASS, LIVERIES, METAL, PAINT, TRAILER, TRAIN, TRUCK
 from .view import stripes
 
-_DISPLAY: Colour = (0.85, 0.62, 0.2)
-_REFLECTOR: Colour = (0.62, 0.10, 0.09)
+_DISPLAY: Color = (0.85, 0.62, 0.2)
+_REFLECTOR: Color = (0.62, 0.10, 0.09)
 
 
 def car(canvas: Canvas, dice: Dice, pose: Pose) -> None:
@@ -20,15 +20,15 @@ def car(canvas: Canvas, dice: Dice, pose: Pose) -> None:
     waist = (0.88, 0.90, 1.00, 1.15)[kind]
     tail, nose = ((0.16, 0.64), (0.03, 0.68), (0.03, 0.66), (0.0, 0.78))[kind]
     rear_slope, front_slope = ((0.9, 1.1), (0.45, 1.1), (0.25, 0.9), (0.05, 0.6))[kind]
-    half, colour = dice.uniform(0.84, 0.94), dice.pick(PAINT)
+    half, color = dice.uniform(0.84, 0.94), dice.pick(PAINT)
     shadow(canvas, pose, length, half)
     back = -length / 2
     body = faces(canvas, pose, Box(back, -back, half, 0.22, waist))
     tail, nose = tail * length, nose * length + 0.35
     for face in (body.end, body.side):
         if face is not None:
-            canvas.paint(face, face.inside, colour, CAR, 0.86 + 0.16 * face.v)
-    lid(canvas, pose, Box(back, -back, half, 0.22, waist), colour, CAR)
+            canvas.paint(face, face.inside, color, CAR, 0.86 + 0.16 * face.v)
+    lid(canvas, pose, Box(back, -back, half, 0.22, waist), color, CAR)
     lamps(canvas, body.end, half * 2, 0.62, CAR, body.from_behind)
     # The profile of roof and windows is cut out of the side; each end of it stands further in.
     drop = roof - waist
@@ -36,7 +36,7 @@ def car(canvas: Canvas, dice: Dice, pose: Pose) -> None:
     if side is not None:
         rise = side.v - waist
         cabin = (side.u > tail + rise * rear_slope) & (side.u < nose - rise * front_slope)
-        canvas.paint(side, side.inside & cabin & (side.v > waist), colour, CAR, 1.02)
+        canvas.paint(side, side.inside & cabin & (side.v > waist), color, CAR, 1.02)
         pane = side.box(tail + 0.22, nose - 0.22, waist + 0.02, roof - 0.10) & cabin
         pane &= (side.u > tail + 0.16 + rise * rear_slope) & (side.u < nose - 0.16 - rise * front_slope)
         middle = (tail + nose) / 2 - 0.1
@@ -55,18 +55,18 @@ def car(canvas: Canvas, dice: Dice, pose: Pose) -> None:
     end = faces(canvas, pose, inset).end
     if end is not None:
         narrow = abs(end.u - (half - 0.06)) < (half - 0.06) - 0.35 * (end.v - waist)
-        canvas.paint(end, end.inside & narrow, colour, CAR)
+        canvas.paint(end, end.inside & narrow, color, CAR)
         glass = end.box(0.16, 2 * half - 0.28, waist + 0.06, roof - 0.10) & narrow
         blind = kind == 3 and body.from_behind
         canvas.paint(end, glass, TRIM if blind else GLASS, CAR, 0.75 + 0.35 * (end.v - waist))
     roof_box = Box(back + tail + drop * rear_slope, back + nose - drop * front_slope, half - 0.25, 0.0, roof)
-    lid(canvas, pose, roof_box, colour, CAR)
+    lid(canvas, pose, roof_box, color, CAR)
 
 
 def truck(canvas: Canvas, dice: Dice, pose: Pose) -> None:
-    """Draw a lorry: a cab, and a box, a tarpaulin or a tank of another colour behind it."""
+    """Draw a lorry: a cab, and a box, a tarpaulin or a tank of another color behind it."""
     load, height = dice.uniform(4.0, 7.5), dice.uniform(2.7, 3.6)
-    length, colour, cab = load + 2.1, dice.pick(LIVERIES + PAINT), dice.pick(PAINT + LIVERIES)
+    length, color, cab = load + 2.1, dice.pick(LIVERIES + PAINT), dice.pick(PAINT + LIVERIES)
     shadow(canvas, pose, length, 1.2)
     back = -length / 2
     chassis(canvas, pose, Box(back, -back, 1.2, 0.9, 1.0), (1.0, 2.0, length - 1.1), TRUCK)
@@ -79,7 +79,7 @@ def truck(canvas: Canvas, dice: Dice, pose: Pose) -> None:
     if not seen.from_behind:
         lamps(canvas, seen.end, 2.3, 0.95, TRUCK, False)
     box = Box(back, -back - 2.0, 1.25, 0.9, height)
-    seen = shell(canvas, pose, box, colour, TRUCK, dice.uniform(0.3, 1.2))
+    seen = shell(canvas, pose, box, color, TRUCK, dice.uniform(0.3, 1.2))
     if seen.side is not None:
         band = seen.side.box(0.6, load - 0.6, height * 0.55, height * 0.75)
         canvas.paint(seen.side, band & (seen.side.u < dice.uniform(2, 6)), dice.pick(LIVERIES), TRUCK)
@@ -90,10 +90,10 @@ def truck(canvas: Canvas, dice: Dice, pose: Pose) -> None:
 
 def bus(canvas: Canvas, dice: Dice, pose: Pose) -> None:
     """Draw a city bus: a row of windows, doors and a lit destination."""
-    length, height, colour = dice.uniform(9.5, 12.0), dice.uniform(2.9, 3.2), dice.pick(LIVERIES)
+    length, height, color = dice.uniform(9.5, 12.0), dice.uniform(2.9, 3.2), dice.pick(LIVERIES)
     shadow(canvas, pose, length, 1.25)
     box = Box(-length / 2, length / 2, 1.25, 0.3, height)
-    seen = shell(canvas, pose, box, colour, BUS)
+    seen = shell(canvas, pose, box, color, BUS)
     side, end = seen.side, seen.end
     if side is not None:
         canvas.paint(side, side.box(0, length, 0.3, 0.85), dice.pick(LIVERIES), BUS)
@@ -115,9 +115,9 @@ def bus(canvas: Canvas, dice: Dice, pose: Pose) -> None:
 
 def train(canvas: Canvas, dice: Dice, pose: Pose) -> None:
     """Draw a tram of several cars."""
-    length, colour, band = dice.uniform(16, 30), dice.pick(LIVERIES), dice.pick(LIVERIES)
+    length, color, band = dice.uniform(16, 30), dice.pick(LIVERIES), dice.pick(LIVERIES)
     shadow(canvas, pose, length, 1.25)
-    seen = shell(canvas, pose, Box(-length / 2, length / 2, 1.25, 0.25, 3.3), colour, TRAIN)
+    seen = shell(canvas, pose, Box(-length / 2, length / 2, 1.25, 0.25, 3.3), color, TRAIN)
     side, end = seen.side, seen.end
     if side is not None:
         canvas.paint(side, side.box(0, length, 0.75, 1.15), band, TRAIN)

@@ -1,6 +1,6 @@
-"""Perspective: a camera, and planes with coordinates in metres.
+"""Perspective: a camera, and planes with coordinates in meters.
 
-The world is in metres: x to the right, y up from the ground, z away from the camera, which stands at
+The world is in meters: x to the right, y up from the ground, z away from the camera, which stands at
 x = 0, z = 0. Whatever stands is drawn on vertical planes, whatever lies on the ground plane; both give
 every pixel local coordinates, so that a wheel is a disc and a wall a rectangle wherever they are.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .dice import Colour, Field, Mask
+from .dice import Color, Field, Mask
 
 WIDTH, HEIGHT = 256, 192
 """Size of a finished scene in pixels."""
@@ -33,7 +33,7 @@ class Camera:
     """A camera with a vertical image plane; lengths on the image are canvas pixels."""
 
     focal: float
-    centre: float
+    center: float
     """Column of the direction straight ahead."""
     horizon: float
     """Row of the horizon."""
@@ -47,7 +47,7 @@ class Camera:
         return x + self.bend * z * z, z
 
     def column(self, x: float, z: float) -> float:
-        return self.centre + self.focal * x / z
+        return self.center + self.focal * x / z
 
     def row(self, y: float, z: float) -> float:
         return self.horizon + self.focal * (self.eye - y) / z
@@ -55,7 +55,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Panel:
-    """The h × w part of the canvas on which one plane is seen, with local coordinates in metres.
+    """The h × w part of the canvas on which one plane is seen, with local coordinates in meters.
 
     On a vertical plane u (1, w) runs along the ground and v (h, w) up; on the ground u is x and v is z,
     both (h, w). The depth z is (1, w) or (h, 1), whichever way it changes.
@@ -66,7 +66,7 @@ class Panel:
     v: Field
     z: Field
     inside: Mask
-    tint: Colour
+    tint: Color
     """The light that falls on the plane."""
 
     def box(self, left: float, right: float, bottom: float, top: float) -> Mask:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import METRE, PIXELS, SUPERSAMPLING, Canvas, Dice, Field, Mask
+from .canvas import METER, PIXELS, SUPERSAMPLING, Canvas, Dice, Field, Mask
 
 # Sky light is blue and sunlight warm, so that shadows are not merely darker.
 _SKY = (0.86, 0.98, 1.20)
 _SUN = (1.03, 1.00, 0.94)
 _HAZE = (0.66, 0.68, 0.72)
 
-_STEP = SUPERSAMPLING / METRE
-"""Metres per finished pixel, the resolution of the shadows."""
+_STEP = SUPERSAMPLING / METER
+"""Meters per finished pixel, the resolution of the shadows."""
 
 
 def photograph(canvas: Canvas, dice: Dice) -> np.ndarray:
@@ -56,7 +56,7 @@ def _shrink(field: Field) -> Field:
 def _facing(height: Field, lx: float, ly: float, slope: float) -> Field:
     """Return Lambert's cosine of every finished pixel, 1 on level ground, from the relief."""
     padded = np.pad(height, 1, mode="edge")
-    reach = np.float32(METRE / 2)
+    reach = np.float32(METER / 2)
     gx = (padded[1:-1, 2:] - padded[1:-1, :-2]) * reach
     gy = (padded[2:, 1:-1] - padded[:-2, 1:-1]) * reach
     # Walls are vertical: their gradient is a step, not a slope, and would draw black outlines.

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 PIXELS = 200
 """Side of a finished scene, in pixels of 0.25 m."""
 SUPERSAMPLING = 2
 """Scenes are drawn this much finer, which gives soft edges and tells which pixels are mixed."""
 SIDE = PIXELS * SUPERSAMPLING
-METRE = 4 * SUPERSAMPLING
-"""Canvas pixels per metre: a scene shows 50 m × 50 m."""
-EXTENT = SIDE / METRE
+METER = 4 * SUPERSAMPLING
+"""Canvas pixels per meter: a scene shows 50 m × 50 m."""
+EXTENT = SIDE / METER
 
 
 class Dice:
@@ -73,7 +73,7 @@ def value_noise(dice: Dice, cell: int, side: int = SIDE) -> Field:
 
 @dataclass(frozen=True)
 class Frame:
-    """A place and a direction on the ground, in metres; `u` runs along the direction, `v` across."""
+    """A place and a direction on the ground, in meters; `u` runs along the direction, `v` across."""
 
     x: float
     y: float
@@ -88,7 +88,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the canvas around an object, with the object's local coordinates in metres."""
+    """The part of the canvas around an object, with the object's local coordinates in meters."""
 
     area: tuple[slice, slice]
     u: Field
@@ -101,7 +101,7 @@ class Window:
 
 
 class Canvas:
-    """Albedo, height in metres and class of every canvas pixel; whoever is higher stays on top."""
+    """Albedo, height in meters and class of every canvas pixel; whoever is higher stays on top."""
 
     def __init__(self, dice: Dice, label: int) -> None:
         # Planes, not interleaved: a masked copy into a plane is several times faster.
@@ -112,7 +112,7 @@ class Canvas:
         self.middle = value_noise(dice, 25)
         self.fine = value_noise(dice, 7)
         self.grain = value_noise(dice, 2)
-        self._axis = (np.arange(SIDE, dtype=np.float32) + np.float32(0.5)) / np.float32(METRE)
+        self._axis = (np.arange(SIDE, dtype=np.float32) + np.float32(0.5)) / np.float32(METER)
 
     def window(self, frame: Frame, half_u: float, half_v: float) -> Window | None:
         """Return the window on a rectangle around `frame`, or None when it lies outside the scene."""
@@ -153,7 +153,7 @@ class Canvas:
         self,
         window: Window,
         mask: Mask,
-        colour: Colour,
+        color: Color,
         texture: Field | float,
         label: int | None,
         height: Field | float = 0.0,
@@ -162,7 +162,7 @@ class Canvas:
         area = window.area
         seen = mask & (self.height[area] <= height)
         tone = np.asarray(texture, np.float32)
-        for plane, value in zip(self.albedo, colour, strict=True):
+        for plane, value in zip(self.albedo, color, strict=True):
             np.copyto(plane[area], tone * np.float32(value), where=seen)
         np.copyto(self.height[area], np.asarray(height, np.float32), where=seen)
         if label is not None:
@@ -170,4 +170,4 @@ class Canvas:
 
 
 def _span(low: float, high: float) -> tuple[int, int]:
-    return max(0, int(low * METRE)), min(SIDE, int(high * METRE) + 1)
+    return max(0, int(low * METER)), min(SIDE, int(high * METER) + 1)

@@ -47,7 +47,7 @@ class Street:
     walk: float
     bend: float
 
-    def centre(self, u: float) -> float:
+    def center(self, u: float) -> float:
         return self.bend * u * u
 
 
@@ -122,12 +122,12 @@ def _plots(canvas: Canvas, dice: Dice, street: Street, style: Style, cross: floa
             u = -42.0 + dice.uniform(0, 8)
             while u < 42:
                 width = dice.uniform(13, 20)
-                centre = u + width / 2
+                center = u + width / 2
                 u += width
-                if cross is not None and abs(centre - cross) < width / 2 + 4.5:
+                if cross is not None and abs(center - cross) < width / 2 + 4.5:
                     continue
-                v = street.centre(centre) + side * (near + depth / 2)
-                spot = street.frame.at(centre, v)
+                v = street.center(center) + side * (near + depth / 2)
+                spot = street.frame.at(center, v)
                 _plot(canvas, dice, spot, side, width / 2, depth / 2, style)
 
 
@@ -159,7 +159,7 @@ def _plot(
 
 
 def _house(canvas: Canvas, dice: Dice, spot: Frame, side: float, half_u: float, half_v: float) -> None:
-    colour = pick(dice, things.TILES, 1, 1, 1, 0.8, 0.8, 0.15)
+    color = pick(dice, things.TILES, 1, 1, 1, 0.8, 0.8, 0.15)
     long, short = dice.uniform(5.4, 8.0), dice.uniform(4.0, 5.8)
     long = min(long, half_u - 0.6)
     turned = dice.chance(0.4)
@@ -170,10 +170,10 @@ def _house(canvas: Canvas, dice: Dice, spot: Frame, side: float, half_u: float, 
         if dice.chance(0.6):
             terrace = window.box(long, short + dice.uniform(1.0, 3.0), v=shift)
             things.surface(canvas, window, terrace, pick(dice, things.PAVING))
-    things.gable(canvas, dice, spot.at(0, shift, turned=turned), long, short, colour)
+    things.gable(canvas, dice, spot.at(0, shift, turned=turned), long, short, color)
     if dice.chance(0.35):
         wing = spot.at(dice.uniform(-3, 3), shift + side * 2.5, turned=not turned)
-        things.gable(canvas, dice, wing, long * 0.8, short * 0.7, colour)
+        things.gable(canvas, dice, wing, long * 0.8, short * 0.7, color)
     if dice.chance(0.4):
         things.car(canvas, dice, spot.at(half_u * 0.65, -side * half_v * 0.6, turned=True))
 
@@ -207,7 +207,7 @@ def _traffic(canvas: Canvas, dice: Dice, street: Street, style: Style) -> None:
     leaves = pick(dice, things.LEAVES)
     for step in range(-7, 8):
         u = step * 5.6 + dice.uniform(-0.6, 0.6)
-        v = street.centre(u)
+        v = street.center(u)
         if dice.chance(0.15):
             lane = street.half * (0.5 if dice.chance(0.5) else -0.5)
             things.car(canvas, dice, street.frame.at(u, v + lane * 0.8))

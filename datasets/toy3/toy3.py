@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from uss_bench.generated import Generated
-from uss_bench.specs import DatasetSpec
+from uss_bench.data import Generated
+from uss_bench.plugins.specs import DatasetSpec
 
 from .scenes import VERSION, render
 

@@ -1,6 +1,6 @@
 """Mini-batch cosine k-means on frozen features: the baseline of the papers' tables.
 
-Centroids start by k-means++ on a sample of patches and move by the per-centre learning rate of
+Centroids start by k-means++ on a sample of patches and move by the per-center learning rate of
 Sculley, "Web-scale k-means clustering" (WWW 2010), on unit vectors.
 """
 
@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn import ShuffledBatches, Standardizer, cosine_logits
+from uss_bench.nn.batches import ShuffledBatches
+from uss_bench.nn.kmeans import kmeans_plus_plus, minibatch_step
+from uss_bench.nn.prototypes import cosine_logits
+from uss_bench.nn.standardizer import Standardizer
 
 
 @dataclass(kw_only=True)
@@ -29,7 +32,7 @@ class DinoKMeans:
     init_patches: int = 8192
     """Patches, drawn over random items, that k-means++ chooses the first centroids from."""
     standardize: bool = False
-    """Centre and scale features per channel by the training set's moments (needs no label)."""
+    """Center and scale features per channel by the training set's moments (needs no label)."""
     checkpoint_every: int = 100
 
     centroids: Tensor = field(init=False, repr=False)
@@ -56,15 +59,9 @@ class DinoKMeans:
 
         seen = torch.zeros(self.clusters, device=ctx.device)
         for step in ctx.steps(self.steps, centroids=self.centroids, seen=seen, batches=batches):
-            patches = unit_patches()
-            cosine, nearest = (patches @ self.centroids.T).max(dim=1)
-            counts = torch.bincount(nearest, minlength=self.clusters).float()
-            sums = torch.zeros_like(self.centroids).index_add_(0, nearest, patches)
-            seen += counts
-            moved = self.centroids + (sums - counts[:, None] * self.centroids) / seen.clamp(min=1)[:, None]
-            self.centroids.copy_(F.normalize(moved, dim=1))
+            cosine = minibatch_step(self.centroids, seen, unit_patches())
             if step == 1 or step % 50 == 0:
-                ctx.report(step, inertia=1 - cosine.mean())
+                ctx.report(step, inertia=1 - cosine)
             if step % self.checkpoint_every == 0:
                 ctx.checkpoint(step)
 
@@ -82,18 +79,3 @@ class DinoKMeans:
         self.centroids = state["centroids"]
         self.standardizer = Standardizer(self.centroids.shape[1]).to(self.centroids.device)
         self.standardizer.load_state_dict({name: state[name] for name in ("mean", "deviation")})
-
-
-def kmeans_plus_plus(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Choose K of the unit vectors (M, D), each with probability ∝ its squared distance to the chosen.
-
-    Arthur and Vassilvitskii, "k-means++" (SODA 2007). With fewer distinct points than K the rest
-    repeat, which leaves empty clusters rather than an error.
-    """
-    chosen = [int(torch.randint(len(points), (1,), generator=generator))]
-    distance = 2 - 2 * points @ points[chosen[0]]
-    for _ in range(clusters - 1):
-        weights = distance.clamp(min=0).cpu().double() + 1e-12
-        chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
-        distance = torch.minimum(distance, 2 - 2 * points @ points[chosen[-1]])
-    return points[chosen].clone()

@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn import Projector, ShuffledBatches, Standardizer, cosine_logits, near_derangement
+from uss_bench.nn.batches import ShuffledBatches
+from uss_bench.nn.ema import ema_update
+from uss_bench.nn.pairing import near_derangement
+from uss_bench.nn.projector import Projector
+from uss_bench.nn.prototypes import cosine_logits, unit_prototypes
+from uss_bench.nn.sinkhorn import sinkhorn
+from uss_bench.nn.standardizer import Standardizer
 
 from .pair_loss import mean_pair_loss
 
@@ -57,7 +63,7 @@ class DS2DL:
 
     similarity: Literal["frozen", "learned"] = "frozen"
     """What S compares: the frozen features, or the embedding."""
-    centre_similarity: bool = False
+    center_similarity: bool = False
     """Subtract from S its mean over the second patch of the pair, as SmooSeg's W does."""
     attach_labels: bool = True
     """Whether L_p has a gradient to the projector through its soft labels y."""
@@ -81,13 +87,13 @@ class DS2DL:
     data_tau: float = 1.0
     """Temperature of the prediction in Eq. 7."""
     ema_first: bool = True
-    """Update the global prototypes before the optimiser's step, or after it."""
+    """Update the global prototypes before the optimizer's step, or after it."""
     dropout: float = 0.2
     """Probability of channel dropout before the projector; S does not see it."""
     lr_projector: float = 1e-4
     lr_prototypes: float = 5e-4
     standardize: bool = False
-    """Centre and scale features per channel by the training set's moments (needs no label)."""
+    """Center and scale features per channel by the training set's moments (needs no label)."""
     checkpoint_every: int = 400
     """Steps between offered checkpoints, as SmooSeg's code validates."""
 
@@ -147,10 +153,10 @@ class DS2DL:
             q = F.normalize(q, dim=1)
         terms: dict[str, Tensor] = {}
         if self.weight_intra:
-            terms["intra"] = mean_pair_loss(x, x, q, q, self.net.b[0], self.r, self.centre_similarity)
+            terms["intra"] = mean_pair_loss(x, x, q, q, self.net.b[0], self.r, self.center_similarity)
         if self.weight_cross:
             y, p = x[partner], q[partner]
-            terms["cross"] = mean_pair_loss(x, y, q, p, self.net.b[-1], self.r, self.centre_similarity)
+            terms["cross"] = mean_pair_loss(x, y, q, p, self.net.b[-1], self.r, self.center_similarity)
         return terms
 
     def cluster(self, z: Tensor) -> dict[str, Tensor]:
@@ -168,8 +174,8 @@ class DS2DL:
             terms["orth"] = deviation.mean() if self.orth_reduce == "mean" else deviation.sum()
         if self.weight_data:
             local = cosine_logits(z.detach(), net.student)
-            labelling = cosine_logits(z, net.teacher) if self.pseudo_labels == "global" else local
-            terms["data"] = F.cross_entropy(local / self.data_tau, labelling.argmax(dim=1))
+            labeling = cosine_logits(z, net.teacher) if self.pseudo_labels == "global" else local
+            terms["data"] = F.cross_entropy(local / self.data_tau, labeling.argmax(dim=1))
         return terms
 
     def embed(self, batch: Batch) -> Tensor:
@@ -201,7 +207,7 @@ class Net(nn.Module):
         super().__init__()
         self.standardizer = Standardizer(channels)
         self.projector = Projector(channels, dim, activation="silu", dropout=dropout)
-        prototypes = F.normalize(nn.init.xavier_normal_(torch.empty(clusters, dim)), dim=1)
+        prototypes = unit_prototypes(clusters, dim)
         self.student = nn.Parameter(prototypes)
         self.register_buffer("teacher", prototypes.clone())
         self.b = nn.Parameter(b)
@@ -210,27 +216,6 @@ class Net(nn.Module):
         code: Tensor = self.projector(self.standardizer(features))
         return code
 
-    @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """c̃ ← α c̃ + (1 − α) c (Section 3.2), un-normalised, as in SmooSeg's code."""
-        self.teacher.lerp_(self.student, 1 - momentum)
-
-
-@torch.no_grad()
-def sinkhorn(similarity: Tensor, epsilon: float, iterations: int, scope: str) -> Tensor:
-    """Return the codes q_g of Eq. 5 by Sinkhorn's algorithm: exp(C̃ᵀX/ε), its marginals scaled in turn.
-
-    Each iteration gives every cluster the same total, then every patch a total of 1, which makes the
-    clusters' totals N/C in the limit. Logarithms keep a small ε from underflowing.
-
-    Args:
-        similarity: of patches with the global prototypes, (B, C, h, w).
-        epsilon: weight of the entropy.
-        iterations: how often both marginals are scaled.
-        scope: "image", or "batch" to share one balance among all images.
-    """
-    log_q = similarity / epsilon
-    for _ in range(iterations):
-        log_q = log_q - log_q.logsumexp(dim=(2, 3) if scope == "image" else (0, 2, 3), keepdim=True)
-        log_q = log_q.log_softmax(dim=1)
-    return log_q.exp()
+        """c̃ ← α c̃ + (1 − α) c (Section 3.2), un-normalized, as in SmooSeg's code."""
+        ema_update(self.teacher, self.student, momentum)

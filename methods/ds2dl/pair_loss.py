@@ -19,10 +19,10 @@ _TILE = 2**18
 """Pairs of one tile: a megabyte of float32, so that the few matrices in use fit into the cache."""
 
 
-def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, centre: bool) -> Tensor:
+def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, center: bool) -> Tensor:
     """Return L_p, the mean over B pairs of images and all N² pairs of their patches; Eq. 3.
 
-    With S = xᵀy, centred or not, and the soft labels l = qᵀp of Eq. 2, a pair contributes
+    With S = xᵀy, centered or not, and the soft labels l = qᵀp of Eq. 2, a pair contributes
     l · softplus(−(S + b) / r) + (1 − l) · softplus(r (S + b)).
 
     Args:
@@ -30,16 +30,16 @@ def mean_pair_loss(x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: flo
         q, p: label features of the same patches, (B, C, N).
         b: the bias, a scalar.
         r: strength of the mining.
-        centre: whether S is centred over the patches of the second image.
+        center: whether S is centered over the patches of the second image.
     """
-    loss: Tensor = _PairLoss.apply(x, y, q, p, b, r, centre)
+    loss: Tensor = _PairLoss.apply(x, y, q, p, b, r, center)
     return loss
 
 
 class _PairLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, centre: bool
+        ctx: Any, x: Tensor, y: Tensor, q: Tensor, p: Tensor, b: Tensor, r: float, center: bool
     ) -> Tensor:
         needed = ctx.needs_input_grad
         dx, dy, dq, dp = (
@@ -51,7 +51,7 @@ class _PairLoss(torch.autograd.Function):
         for i, first in itertools.product(range(len(x)), range(0, n, rows)):
             tile = slice(first, first + rows)
             t = x[i, :, tile].T @ y[i]
-            if centre:
+            if center:
                 t -= t.mean(dim=1, keepdim=True)
             t += b
             label = q[i, :, tile].T @ p[i]
@@ -70,7 +70,7 @@ class _PairLoss(torch.autograd.Function):
                 near, far = near.sigmoid_().div_(r), far.sigmoid_().mul_(r)
                 slope = torch.addcmul(far, near.add_(far), label, value=-1, out=slope)
                 db += slope.sum()
-                if centre:
+                if center:
                     slope -= slope.mean(dim=1, keepdim=True)
                 if dx is not None:
                     dx[i, :, tile] += y[i] @ slope.T

@@ -2,7 +2,7 @@
 
 The file reads like the paper's Section 3. Equation numbers are the paper's; its Eq. 1, the smoothness
 term with hard labels, is what Eqs. 2 to 4 make differentiable. Where the released code differs from
-the text its behaviour is the default, and `spec.toml` says so.
+the text its behavior is the default, and `spec.toml` says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn import Projector, ShuffledBatches, Standardizer, cosine_logits, near_derangement
+from uss_bench.nn.batches import ShuffledBatches
+from uss_bench.nn.ema import ema_update
+from uss_bench.nn.pairing import near_derangement
+from uss_bench.nn.projector import Projector
+from uss_bench.nn.prototypes import cosine_logits, unit_prototypes
+from uss_bench.nn.standardizer import Standardizer
 
 
 @dataclass(kw_only=True)
@@ -49,15 +54,15 @@ class SmooSeg:
     lr_projector: float = 1e-4
     lr_prototypes: float = 5e-4
     standardize: bool = False
-    """Centre and scale features per channel by the training set's moments (needs no label)."""
+    """Center and scale features per channel by the training set's moments (needs no label)."""
     global_offset: bool = True
     """Keep the batch-wide mean similarity in W, as the released code does and Eq. 2 does not."""
     closeness_dropout: bool = True
     """Compute W from dropped-out features, as the released code does."""
     ema_first: bool = True
-    """Update the teacher before the optimiser's step, as the released code, or after it, as Algorithm 1."""
+    """Update the teacher before the optimizer's step, as the released code, or after it, as Algorithm 1."""
     checkpoint_every: int = 400
-    """Steps between offered checkpoints; the released code validates every 400, or each shorter epoch."""
+    """Steps between offered checkpoints; the released code keeps one every 400."""
 
     net: Net = field(init=False, repr=False)
 
@@ -108,7 +113,7 @@ class SmooSeg:
         teacher = cosine_logits(z, self.net.teacher)
         student = cosine_logits(z.detach(), self.net.student)  # A^s of Eq. 5, before its softmax
 
-        # A^t of Eq. 5, normalised as Eq. 3 asks.
+        # A^t of Eq. 5, normalized as Eq. 3 asks.
         a = F.normalize(torch.softmax(teacher / self.tau, dim=1), dim=1).flatten(2)
         x = F.dropout2d(f, self.dropout, training=self.net.training and self.closeness_dropout)
         x = F.normalize(x, dim=1, eps=1e-10).flatten(2)
@@ -142,7 +147,7 @@ class Net(nn.Module):
         super().__init__()
         self.standardizer = Standardizer(channels)
         self.projector = Projector(channels, dim, activation="silu", dropout=dropout)
-        prototypes = F.normalize(nn.init.xavier_normal_(torch.empty(clusters, dim)), dim=1)
+        prototypes = unit_prototypes(clusters, dim)
         self.student = nn.Parameter(prototypes)
         self.register_buffer("teacher", prototypes.clone())
 
@@ -150,10 +155,9 @@ class Net(nn.Module):
         code: Tensor = self.projector(self.standardizer(features))
         return code
 
-    @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """P_t ← α P_t + (1 − α) P_s, un-normalised, as in the released code."""
-        self.teacher.lerp_(self.student, 1 - momentum)
+        """P_t ← α P_t + (1 − α) P_s, un-normalized, as in the released code."""
+        ema_update(self.teacher, self.student, momentum)
 
 
 def smoothness(
@@ -168,8 +172,8 @@ def smoothness(
     formed once and serve the image in every pair. No N × N matrix is ever made.
 
     Args:
-        x: normalised features, (B, D, N), without gradient.
-        a: normalised assignments of the same patches, (B, K, N).
+        x: normalized features, (B, D, N), without gradient.
+        a: normalized assignments of the same patches, (B, K, N).
         partner: the other image i' of each image i, int64 (B,).
         b_intra, b_inter: shifts of W within an image and across images.
         global_offset: whether g is kept.

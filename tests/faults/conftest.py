@@ -12,7 +12,7 @@ from harness import Bench, Place, Truth
 from tally import FULL, SEED, Tally
 from writers import Source
 
-from uss_bench.record_files import read_record, record_files
+from uss_bench.results.files import read_record, record_files
 
 _TALLY = Tally()
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import msgspec
 
-from uss_bench.cache import survey
-from uss_bench.cache_verification import verify
-from uss_bench.record_files import read_arrays, read_record, read_state, record_files
-from uss_bench.records import RunRecord
+from uss_bench.features.cache import survey
+from uss_bench.features.cache_verification import verify
+from uss_bench.results.files import read_arrays, read_record, read_state, record_files
+from uss_bench.results.record import RunRecord
 
 HERE = Path(__file__).parent
 PLUGINS = HERE.parent / "plugins"
 CELL = [
     *("run", "--method", "stego", "--dataset", "tiny", "--plugin", str(PLUGINS), "--workers", "1"),
-    *("--protocol", "stego320@1[train_side=64,eval_side=64]"),
+    *("--protocol", "stego320@2[eval_side=64]", "--training", "side=64"),
     *("--set", "steps=12", "--set", "batch_size=4", "--set", "checkpoint_every=4"),
 ]
 """A cell of two seconds that extracts, derives a table, trains, offers checkpoints, evaluates and draws."""
@@ -203,8 +203,12 @@ class Truth:
 
 
 def without_time(record: RunRecord) -> RunRecord:
-    """Return a record without what may differ between two runs of the same cell: when, how long, where."""
-    return msgspec.structs.replace(record, created="", phases={}, command="", encoded_items=0, environment={})
+    """Return a record without what may differ between two runs of a cell: when, where, how long, resumed."""
+    interrupted = ("training resumed", "trained state reused")
+    notes = [note for note in record.notes if not note.startswith(interrupted)]
+    return msgspec.structs.replace(
+        record, created="", phases={}, command="", encoded_items=0, environment={}, notes=notes
+    )
 
 
 def check_sound(place: Place) -> None:

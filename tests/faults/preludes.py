@@ -89,10 +89,3 @@ def become(uid: int) -> None:
 def interrupt_normally() -> None:
     """Let SIGINT raise KeyboardInterrupt, as in a process that a shell starts in the foreground."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def impatient_crf() -> None:
-    """Wait for a CRF worker for two seconds, and not for two minutes."""
-    from uss_bench.crf import CrfPool
-
-    CrfPool.__init__.__kwdefaults__["timeout_s"] = 2.0

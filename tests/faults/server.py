@@ -22,24 +22,24 @@ from typing import Any
 def warm_up() -> None:
     """Import and compile what runs use. No thread may be left behind: a fork would lose it."""
     # Shards of three items, so that the few items of these runs fill several.
-    import uss_bench.shards
+    import uss_bench.features.shards
 
-    uss_bench.shards.ITEMS_PER_SHARD = 3
+    uss_bench.features.shards.ITEMS_PER_SHARD = 3
 
     import numpy as np
     import torch
 
     torch.set_num_threads(1)
     import uss_bench.board.files
-    import uss_bench.cache
     import uss_bench.cli
-    import uss_bench.cli.experiment
-    import uss_bench.monitor_plot
-    import uss_bench.panels
-    import uss_bench.registry
-    import uss_bench.runner
-    import uss_bench.setup
-    import uss_bench.summary
+    import uss_bench.cli.output.summary
+    import uss_bench.cli.run_options
+    import uss_bench.experiment.runner
+    import uss_bench.experiment.setup
+    import uss_bench.features.cache
+    import uss_bench.plots.curves
+    import uss_bench.plots.panels
+    import uss_bench.plugins.registry
     from uss_bench.crf import refine
     from uss_bench.plots import style
 

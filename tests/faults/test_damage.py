@@ -159,7 +159,7 @@ def test_weights_and_images_are_named(bench: Bench, tally: Tally, source: Source
         place = Place(tmp_path / f"images-{how}-{number}")
         with tally.fault(kind, f"images, {how}"):
             options = ["--method", "dino", "--dataset", "folder", "--root", photos, "--set", "clusters=2"]
-            protocol = ["--protocol", "stego320@1[train_side=64,eval_side=64]", "--workers", 1]
+            protocol = ["--protocol", "stego320@2[eval_side=64]", "--training", "side=64", "--workers", 1]
             answer = bench.run(
                 ["run", *options, *protocol, "--backbone", "patchstats", "--out", place.out], place
             )

@@ -1,17 +1,15 @@
-"""Too little memory, a clock that goes backwards, CRF workers that die or hang."""
+"""Too little memory, a clock that goes backwards, more clusters than patches."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
-from harness import CELL, Bench, Ended, Place, Truth, check_sound
+from harness import CELL, Bench, Place, Truth, check_sound
 from tally import Tally, full_only, generator
 
-from uss_bench.record_files import record_files
+from uss_bench.results.files import record_files
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
@@ -61,45 +59,6 @@ def test_a_clock_that_goes_backwards(truth: Truth, tally: Tally, tmp_path: Path)
                     child.finish().check_done()
                 bench.cell(place).finish().check_done()
                 truth.check_same(place)
-    tally.check(kind)
-
-
-def workers_of(pid: int) -> list[int]:
-    """Return the processes that a command has started, but for Python's own tracker of resources."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid and b"spawn_main" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except (OSError, ValueError):
-            continue  # it has ended
-    return found
-
-
-@full_only
-@pytest.mark.parametrize(("what", "number"), [("dies", signal.SIGKILL), ("hangs", signal.SIGSTOP)])
-def test_a_worker_of_the_crf(
-    bench: Bench, truth: Truth, tally: Tally, tmp_path: Path, what: str, number: signal.Signals
-) -> None:
-    """The images that it held are refined by the command itself, which the record then says."""
-    kind = f"a CRF worker that {what}"
-    for trial in range(5):
-        place = Place(tmp_path / str(trial))
-        with tally.fault(kind, str(trial)):
-            child = bench.start([*CELL, "--workers", 2, "--out", place.out], place, ("impatient_crf", {}))
-            deadline = time.monotonic() + 60
-            while not (workers := workers_of(child.pid)) and child.wait(0) is None:
-                assert time.monotonic() < deadline, "no worker has started"
-                time.sleep(0.01)
-            assert workers, child.finish().said
-            os.kill(workers[trial % len(workers)], number)
-            ended: Ended = child.finish()
-            ended.check_done()
-            assert "CRF workers were given up" in ended.said
-            (path,) = record_files(place.out)
-            assert truth.same_numbers(path)
-            assert not workers_of(child.pid)
     tally.check(kind)
 
 

@@ -9,10 +9,10 @@ import pytest
 from harness import HERE, PLUGINS, Bench, Ended, Place, check_sound, without_time
 from tally import FULL, Tally, full_only, generator
 
-from uss_bench.record_files import read_record, record_files
-from uss_bench.records import RunRecord
+from uss_bench.results.files import read_record, record_files
+from uss_bench.results.record import RunRecord
 
-SHARED = ("--workers", "1", "--protocol", "stego320@1[train_side=64,eval_side=64]")
+SHARED = ("--workers", "1", "--protocol", "stego320@2[eval_side=64]", "--training", "side=64")
 METHOD = ("--method", "faulty-method", "--dataset", "tiny")
 DATASET = ("--method", "dino", "--dataset", "faulty-dataset", "--set", "steps=4")
 BACKBONE = ("--method", "dino", "--dataset", "tiny", "--backbone", "faulty-backbone", "--set", "steps=4")
@@ -43,7 +43,7 @@ OF_DATASETS = [
         for place in ("constructor", "ids", "fingerprint", "image", "label")
         for kind in ("raises", "exits")
     ),
-    *(f"image:{kind}" for kind in ("is of floats", "is grey", "has four channels", "is empty", "is nothing")),
+    *(f"image:{kind}" for kind in ("is of floats", "is gray", "has four channels", "is empty", "is nothing")),
     *(
         f"label:{kind}"
         for kind in ("has a class beyond K", "has a class below -1", "is of floats", "is of another size")

@@ -11,7 +11,7 @@ from harness import Bench, Place, Truth
 from tally import FULL, Tally, generator
 from writers import WRITERS, Source, Writer
 
-from uss_bench.shards import CHECKED
+from uss_bench.features.shards import CHECKED
 
 PAGE = 4096
 

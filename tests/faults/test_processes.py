@@ -10,7 +10,7 @@ import pytest
 from harness import CELL, Bench, Child, Place, Truth, check_sound
 from tally import Tally, full_only, generator, share
 
-from uss_bench.record_files import read_record, record_files
+from uss_bench.results.files import read_record, record_files
 
 
 @full_only

@@ -14,7 +14,7 @@ from harness import CELL, PLUGINS, Bench, Place, Truth, check_sound
 from tally import FULL, Tally, full_only
 from writers import WRITERS, Source
 
-from uss_bench.record_files import read_record, record_files
+from uss_bench.results.files import read_record, record_files
 
 NOBODY = 65534
 

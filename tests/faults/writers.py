@@ -11,12 +11,13 @@ import numpy as np
 from harness import CELL, PLUGINS, Place
 from PIL import Image
 
-from uss_bench.record_files import record_files
+from uss_bench.results.files import record_files
 
 GOLDEN_PLAN = """
 dataset = "tiny"
 backbone = "patchstats"
-protocol = "stego320@1[train_side=64,eval_side=64]"
+protocol = "stego320@2[eval_side=64]"
+training = { side = 64 }
 limit = 4
 seeds = [0]
 threads = 1
@@ -96,7 +97,7 @@ WRITERS: dict[str, Writer] = {
     "eval": Writer(
         lambda source, place: [
             *("eval", source.maps, "--dataset", "tiny", "--clusters", 2, "--out", place.out, *PLUGIN),
-            *("--protocol", "stego320@1[train_side=64,eval_side=64]"),
+            *("--protocol", "stego320@2[eval_side=64]", "--training", "side=64"),
         ]
     ),
     "predict": Writer(

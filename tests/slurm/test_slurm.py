@@ -21,11 +21,10 @@ import pytest
 from cluster import Cluster, Unavailable, running_cluster
 from commands import Command, Log, until
 
+from uss_bench.experiment.cells import CellSpec, Execution, ExtractionWork, here, write_work
 from uss_bench.launch.launcher import Task
-from uss_bench.launch.slurm import Slurm
-from uss_bench.launch.slurm_ledger import Ledger, Submitted
-from uss_bench.launch.work import CellSpec, Execution, ExtractionWork, here, write_work
-from uss_bench.specs import Resources
+from uss_bench.launch.slurm import JobList, Slurm
+from uss_bench.plugins.specs import Resources
 
 VARIABLE = "USS_BENCH_SLURM"
 REPORT = "USS_BENCH_SLURM_REPORT"
@@ -35,12 +34,14 @@ pytestmark = pytest.mark.skipif(
     os.environ.get(VARIABLE) != "1", reason=f"starts a SLURM of its own: nox -s slurm, or {VARIABLE}=1"
 )
 
-SMALL = "stego320@1[train_side=96,eval_side=96]"
+SMALL = "stego320@2[eval_side=96]"
+SMALL_TRAINING = {"side": 96}
 PLAN = f"""\
 name = "trial"
 
 [defaults]
 protocol = "{SMALL}"
+training = {{ side = 96 }}
 limit = 8
 seeds = 3
 set = {{ steps = 20 }}
@@ -50,7 +51,19 @@ method = ["smooseg", "dino"]
 dataset = ["toy3", "toy27"]
 """
 CELLS = 12
-CELL = ["run", "--method", "smooseg", "--dataset", "toy3", "--limit", 8, "--protocol", SMALL]
+CELL = [
+    "run",
+    "--method",
+    "smooseg",
+    "--dataset",
+    "toy3",
+    "--limit",
+    8,
+    "--protocol",
+    SMALL,
+    "--training",
+    "side=96",
+]
 SLURM = ["--launcher", "slurm", "--launcher-config", "cluster.toml"]
 CLUSTER = """\
 minutes = 30
@@ -93,16 +106,16 @@ class Trial:
         self.log.say(f"exit code {ended}")
         assert ended == code, command.output
 
-    def submitted(self, out: str) -> dict[str, Submitted]:
-        """Return what the plans of a results folder have submitted."""
-        found: dict[str, Submitted] = {}
-        for path in (self.folder / out).glob(".plans/*/slurm.jobs"):
-            found |= Ledger(path).read()
+    def submitted(self, out: str) -> dict[str, str]:
+        """Return the jobs of all tasks that the plans of a results folder have submitted."""
+        found: dict[str, str] = {}
+        for path in (self.folder / out).glob(".plans/*"):
+            found |= JobList(path).read()
         return found
 
     def of_cells(self, out: str) -> dict[str, str]:
         """Return the jobs of cells by the names of their tasks."""
-        return {name: one.job for name, one in self.submitted(out).items() if not name.startswith("extract-")}
+        return {name: job for name, job in self.submitted(out).items() if not name.startswith("extract-")}
 
     def running(self, out: str, node: str | None = None) -> list[str]:
         """Return the cells whose jobs run, on a node or on any."""
@@ -203,7 +216,7 @@ def test_a_plan_survives_a_node_a_cancelled_job_and_a_lost_terminal(trial: Trial
     before = trial.submitted("slurm")
     assert set(trial.of_cells("slurm").values()) <= cluster.queue().keys()
     watching = trial.command(*command)
-    watching.wait_for("of an earlier command are still at work")
+    watching.wait_for("of an earlier command that are still queued or running")
 
     until(lambda: cluster.states()["node2"].startswith("DOWN"), "node2 down")
     until(lambda: cluster.queue()[job][0] == "PENDING", "The job of node2 in the queue again")
@@ -220,7 +233,7 @@ def test_a_plan_survives_a_node_a_cancelled_job_and_a_lost_terminal(trial: Trial
     assert "1 of 12 cells failed" in watching.output
     assert f"Job {cancelled_job} was cancelled, by hand or by the administrator" in watching.output
     after = trial.submitted("slurm")
-    assert {name: one.job for name, one in before.items()} == {name: one.job for name, one in after.items()}
+    assert before == after
     assert trial.task_log("slurm", victim).count("--- ") >= 2
 
     status = trial.command("status", "--out", "slurm")
@@ -231,7 +244,7 @@ def test_a_plan_survives_a_node_a_cancelled_job_and_a_lost_terminal(trial: Trial
     trial.finish(again)
     seconds = round(log.seconds - started)
     finally_ = trial.submitted("slurm")
-    renewed = {name for name in finally_ if finally_[name].job != after.get(name, finally_[name]).job}
+    renewed = {name for name in finally_ if finally_[name] != after.get(name, finally_[name])}
     assert renewed == {cancelled}
     assert scores(trial.folder / "slurm") == reference
     boards = {out: board(trial, out) for out in ("local", "slurm")}
@@ -287,7 +300,7 @@ def test_ctrl_c_cancels_what_is_queued_and_what_runs(trial: Trial) -> None:
     log.say("Ctrl-C")
     watching.press_ctrl_c()
     trial.finish(watching, 130)
-    jobs = {one.job for one in trial.submitted("stopped").values()}
+    jobs = set(trial.submitted("stopped").values())
     queue = cluster.queue()
     alive = [job for job in jobs if queue.get(job, ("", ""))[0] in ("PENDING", "RUNNING", "COMPLETING")]
     assert alive == []
@@ -307,7 +320,7 @@ def test_an_extraction_in_shares_runs_on_both_nodes_before_what_waits_for_it(tri
         workers=1,
         **{**here(), "variables": {"USS_BENCH_CACHE": str(folder / "cache")}},
     )
-    cell = CellSpec(method="dino", dataset="toy3", limit=129, protocol=SMALL)
+    cell = CellSpec(method="dino", dataset="toy3", limit=129, protocol=SMALL, training=SMALL_TRAINING)
     tasks = []
     for part in range(2):
         file = folder / f"extract-{part + 1}of2.task"
@@ -323,9 +336,9 @@ def test_an_extraction_in_shares_runs_on_both_nodes_before_what_waits_for_it(tri
             patch.setenv(name, value)
         launcher = Slurm(folder, None, minutes=30, cpus=1, gpus=0, memory_gb=2.0)
         launcher.submit([*tasks, waits])
-        jobs = Ledger(folder / "slurm.jobs").read()
+        jobs = JobList(folder).read()
         until(
-            lambda: {cluster.queue()[jobs[task.id].job][1] for task in tasks} == {"node1", "node2"},
+            lambda: {cluster.queue()[jobs[task.id]][1] for task in tasks} == {"node1", "node2"},
             "A share on each node",
         )
         assert launcher.poll([waits])[waits.id].reason == "waits for its features"

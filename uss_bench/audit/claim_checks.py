@@ -6,15 +6,14 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
-from uss_bench.audit.findings import Finding, note, wrong
+from uss_bench.audit.findings import AuditFinding, note, wrong
 from uss_bench.claims import Claim
 from uss_bench.errors import UsageError
 from uss_bench.protocol import get_protocol
+from uss_bench.results.scores import METRICS
 
-_METRICS = ("accuracy", "miou")
 
-
-def check_claims(claims: Iterable[Claim], folder: Path, datasets: Container[str]) -> list[Finding]:
+def audit_claims(claims: Iterable[Claim], folder: Path, datasets: Container[str]) -> list[AuditFinding]:
     """Check every claim alone and against the others.
 
     Args:
@@ -26,11 +25,11 @@ def check_claims(claims: Iterable[Claim], folder: Path, datasets: Container[str]
     return sorted([*findings, *_twice(claims, folder), *_contradictions(claims, folder)])
 
 
-def _alone(claim: Claim, folder: Path, datasets: Container[str]) -> Iterator[Finding]:
+def _alone(claim: Claim, folder: Path, datasets: Container[str]) -> Iterator[AuditFinding]:
     path = folder / f"{claim.paper}.toml"
     where = f"{claim.table}, '{claim.label}'"
-    for metric in _METRICS:
-        value = claim.value(metric)  # type: ignore[arg-type]
+    for metric in METRICS:
+        value = claim.value(metric)
         if value is not None and not 0 <= value <= 100:
             yield wrong(path, f"{where}: {metric} {value} is no percentage", "compare with the print")
     if claim.dataset not in datasets:
@@ -42,7 +41,7 @@ def _alone(claim: Claim, folder: Path, datasets: Container[str]) -> Iterator[Fin
             yield wrong(path, f"{where}: {error.what.rstrip('.')}", "uss-bench ls protocols")
 
 
-def _twice(claims: Iterable[Claim], folder: Path) -> Iterator[Finding]:
+def _twice(claims: Iterable[Claim], folder: Path) -> Iterator[AuditFinding]:
     """Yield cells that the ledger holds twice: one table has one number for a row and its conditions."""
     seen: set[tuple[object, ...]] = set()
     for claim in claims:
@@ -57,7 +56,7 @@ def _twice(claims: Iterable[Claim], folder: Path) -> Iterator[Finding]:
         seen.add(key)
 
 
-def _contradictions(claims: Iterable[Claim], folder: Path) -> Iterator[Finding]:
+def _contradictions(claims: Iterable[Claim], folder: Path) -> Iterator[AuditFinding]:
     """Yield what a paper prints of another's method and that paper prints nowhere itself.
 
     Conditions are the same. Numbers that somebody measured again are another experiment, and no

@@ -5,27 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from uss_bench.audit.effects import Change
-from uss_bench.audit.pairs import changed_fields, fields_of
 from uss_bench.audit.papers import Fact, PaperProtocol
-from uss_bench.protocol import Protocol
+from uss_bench.protocol import Protocol, protocol_fields, shown
+from uss_bench.results.differences import Change, changes
 
 _SHARED_WITH_PROTOCOL = (
-    "resize",
-    "five_crop",
-    "flip",
-    "upsample",
-    "alpha",
-    "matching",
-    "extra_clusters",
-    "absent_classes",
+    *("resize", "flip", "upsample", "alpha"),
+    *("matching", "extra_clusters", "absent_classes"),
 )
+_CROPS = {"on": "five", "off": "none"}
+"""What the ledger's ``five_crop`` is in a training geometry."""
 
 
 @dataclass(frozen=True)
-class Difference:
+class FieldRow:
     """One field in which two sides differ."""
 
     field: str
@@ -39,34 +32,34 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two sides, field by field."""
+class SideBySide:
+    """Two protocols or papers, field by field."""
 
     names: tuple[str, str]
-    differences: tuple[Difference, ...]
+    rows: tuple[FieldRow, ...]
     alike: tuple[str, ...]
     """Fields that are the same on both sides."""
     unknown: tuple[tuple[str, str], ...] = ()
     """Fields that a source leaves open, and who: a side's name, or ``both``."""
 
-
-def between_protocols(first: Protocol, second: Protocol) -> Comparison:
-    """Compare two protocols of ours; the names that they go by do not count."""
-    before, after = fields_of(first), fields_of(second)
-    differing = changed_fields(first, second)
-    return Comparison(
-        names=(first.id, second.id),
-        differences=tuple(
-            Difference(name, shown(before[name]), shown(after[name]), Change(name, before[name], after[name]))
-            for name in differing
-        ),
-        alike=tuple(name for name in before if name not in differing),
-    )
+    @property
+    def changes(self) -> list[Change]:
+        """The changes that can be measured, in the order of the rows."""
+        return [one.change for one in self.rows if one.change is not None]
 
 
-def between_papers(first: PaperProtocol, second: PaperProtocol) -> Comparison:
+def between_protocols(first: Protocol, second: Protocol) -> SideBySide:
+    """Compare two of our protocols; the names that they go by do not count."""
+    before = protocol_fields(first)
+    found = changes(before, protocol_fields(second))
+    rows = [FieldRow(one.field, shown(one.before), shown(one.after), one) for one in found]
+    alike = [name for name in before if name not in {one.field for one in found}]
+    return SideBySide((first.id, second.id), tuple(rows), tuple(alike))
+
+
+def between_papers(first: PaperProtocol, second: PaperProtocol) -> SideBySide:
     """Compare what two papers did, as far as their code or text says."""
-    differences: list[Difference] = []
+    rows: list[FieldRow] = []
     alike: list[str] = []
     unknown: list[tuple[str, str]] = []
     for name in first.facts.__struct_fields__:
@@ -80,21 +73,11 @@ def between_papers(first: PaperProtocol, second: PaperProtocol) -> Comparison:
             change = _change(name, first, second)
             remark = "" if change else _why_not(name)
             sources = (before.source, after.source)
-            differences.append(Difference(name, _told(before), _told(after), change, sources, remark))
-    return Comparison((first.title, second.title), tuple(differences), tuple(alike), tuple(unknown))
+            rows.append(FieldRow(name, _with_note(before), _with_note(after), change, sources, remark))
+    return SideBySide((first.title, second.title), tuple(rows), tuple(alike), tuple(unknown))
 
 
-def changes(comparison: Comparison) -> list[Change]:
-    """Return the changes of a comparison that can be measured, in its order."""
-    return [one.change for one in comparison.differences if one.change is not None]
-
-
-def shown(value: Any) -> str:
-    """Write a field's value as a protocol's id does."""
-    return msgspec.json.encode(value).decode().strip('"')
-
-
-def _told(fact: Fact) -> str:
+def _with_note(fact: Fact) -> str:
     return shown(fact.value) + (f" ({fact.note})" if fact.note else "")
 
 
@@ -102,6 +85,8 @@ def _change(name: str, first: PaperProtocol, second: PaperProtocol) -> Change | 
     before, after = (getattr(one.facts, name).value for one in (first, second))
     if name == "extra_clusters" and not any(_has_extra(one) for one in (first, second)):
         return None
+    if name == "five_crop":
+        return Change("training.crops", *(_CROPS[value] for value in (before, after)))
     if name in _SHARED_WITH_PROTOCOL or name == "checkpoint":
         return Change(name, before, after)
     if name == "crf" and "none" in (before, after):

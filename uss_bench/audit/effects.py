@@ -8,73 +8,22 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-import numpy as np
-
 from uss_bench.audit.pairs import Pair, find_pairs
-from uss_bench.collection import FLOORS, Entry, Setting
 from uss_bench.errors import UsageError
-from uss_bench.protocol import get_protocol
-from uss_bench.records import Checkpoint, Refinement, RunRecord
-from uss_bench.scoring import Scores, score
+from uss_bench.evaluation.scoring import Scores, score
+from uss_bench.plugins.specs import NO_BACKBONE
+from uss_bench.protocol import TrainingGeometry, change_training, get_protocol, shown
+from uss_bench.results.collection import Configuration, Entry, is_floor
+from uss_bench.results.differences import Change
+from uss_bench.results.record import Checkpoint, Refinement
+from uss_bench.results.scores import Metric, final_row, score_row
 
 SCORING_RULES = ("extra_clusters", "matching", "absent_classes")
-
-
-@dataclass(frozen=True)
-class Change:
-    """One rule, before and after.
-
-    `field` is a field of `uss_bench.protocol.Protocol` (its CRF's as ``crf.iterations``), or ``crf``
-    (``off``, ``on``), or ``checkpoint`` (``last``, ``selected``).
-    """
-
-    field: str
-    before: Any
-    after: Any
-
-    @property
-    def source(self) -> Literal["counts", "pairs"]:
-        """What the effect is measured on."""
-        return "counts" if self.field in (*SCORING_RULES, "crf", "checkpoint") else "pairs"
-
-
-@dataclass(frozen=True)
-class Shift:
-    """The change of one setting's scores, in percent points, mean over its seeds."""
-
-    setting: Setting
-    seeds: int
-    accuracy: float
-    miou: float
-
-    @property
-    def floor(self) -> bool:
-        return self.setting.cell.method.name in FLOORS
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A change and what it does to every setting on which it can act."""
-
-    change: Change
-    shifts: tuple[Shift, ...]
-
-    @property
-    def methods(self) -> list[Shift]:
-        """The shifts without those of the floors, which would drown what methods show."""
-        return [one for one in self.shifts if not one.floor]
-
-    def summary(self, metric: Literal["accuracy", "miou"]) -> tuple[float, float, float]:
-        """Return mean, least and greatest shift over the settings of `methods`, in percent points."""
-        values = [getattr(one, metric) for one in self.methods]
-        return statistics.fmean(values), min(values), max(values)
-
 
 COUNTED = (
     Change("extra_clusters", "strict", "drop"),
@@ -84,7 +33,7 @@ COUNTED = (
     Change("crf", "off", "on"),
     Change("checkpoint", "last", "selected"),
 )
-"""The changes whose effect the counts of any record show."""
+"""The changes whose effect the counts of any record show. All but the last two are fields of a protocol."""
 
 PAIRED = (
     Change("resize", "nearest", "bilinear"),
@@ -95,56 +44,95 @@ PAIRED = (
 """The changes in which published protocols differ, and which take a pair of records."""
 
 
-def measure(change: Change, settings: Sequence[Setting]) -> Effect:
-    """Measure a change on every setting on which it can act.
+@dataclass(frozen=True)
+class Shift:
+    """The change of one configuration's scores, in percent points, mean over its seeds."""
 
-    It cannot act on a setting without extra clusters, without classes that nothing predicts and
-    nobody sees, without refined counts, or without offered checkpoints, as the case may be.
+    configuration: Configuration
+    seeds: int
+    accuracy: float
+    miou: float
+    floor: bool
+    """Whether the method looks at no feature."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A change and what it does to every configuration on which it can act."""
+
+    change: Change
+    shifts: tuple[Shift, ...]
+
+    @property
+    def methods(self) -> list[Shift]:
+        """The shifts without those of the floors, which would drown what methods show."""
+        return [one for one in self.shifts if not one.floor]
+
+    def summary(self, metric: Metric) -> tuple[float, float, float]:
+        """Return mean, least and greatest shift over the configurations of `methods`, in percent points."""
+        values = [getattr(one, metric) for one in self.methods]
+        return statistics.fmean(values), min(values), max(values)
+
+
+def measured_on(change: Change) -> Literal["counts", "pairs"]:
+    """Return what the effect of a change is measured on."""
+    return "counts" if change.field in {one.field for one in COUNTED} else "pairs"
+
+
+def measure(change: Change, configurations: Sequence[Configuration], floors: Collection[str] = ()) -> Effect:
+    """Measure a change on every configuration on which it can act.
+
+    It cannot act on a configuration without extra clusters, without classes that are neither predicted nor
+    true, without refined counts, or without offered checkpoints, as the case may be.
+
+    Args:
+        floors: names of the methods that look at no feature.
 
     Raises:
         DataError: when the npz of a record is missing or damaged.
     """
-    if change.source == "pairs":
-        pairs = [turned for pair in find_pairs(settings) for turned in (pair, pair.turned())]
-        fitting = [one for one in pairs if (one.field, *one.values) == _key(change)]
-        return Effect(change, tuple(_paired(one) for one in fitting))
-    shifts = []
-    for one in settings:
-        scored = [_rescored(change, entry) for entry in one.entries if _acts(change, entry)]
-        if scored:
-            shifts.append(_shift(one, scored))
-    return Effect(change, tuple(shifts))
+    found: list[tuple[Configuration, list[tuple[float, float]]]] = []
+    if measured_on(change) == "pairs":
+        pairs = [turned for pair in find_pairs(configurations) for turned in (pair, pair.reversed())]
+        found = [(pair.first, _paired(pair)) for pair in pairs if pair.change == change]
+    else:
+        for one in configurations:
+            if shifts := [_rescored(change, entry) for entry in one.entries if _acts(change, entry)]:
+                found.append((one, shifts))
+    return Effect(change, tuple(_shift(one, shifts, floors) for one, shifts in found))
 
 
-def all_effects(settings: Sequence[Setting]) -> list[Effect]:
+def _shift(
+    configuration: Configuration, by_seed: Sequence[tuple[float, float]], floors: Collection[str]
+) -> Shift:
+    accuracy, miou = map(statistics.fmean, zip(*by_seed, strict=True))
+    return Shift(configuration, len(by_seed), accuracy, miou, is_floor(configuration, floors))
+
+
+def all_effects(configurations: Sequence[Configuration], floors: Collection[str] = ()) -> list[Effect]:
     """Measure the changes of `COUNTED` and `PAIRED`, and every other that a pair of records shows."""
     changes = dict.fromkeys((*COUNTED, *PAIRED))
-    for pair in find_pairs(settings):
-        forward, back = (Change(one.field, *one.values) for one in (pair, pair.turned()))
-        if forward.source == "pairs" and back not in changes:
-            changes[forward] = None
-    return [measure(change, settings) for change in changes]
-
-
-def _key(change: Change) -> tuple[Any, ...]:
-    return change.field, change.before, change.after
+    for pair in find_pairs(configurations):
+        if measured_on(pair.change) == "pairs" and pair.reversed().change not in changes:
+            changes[pair.change] = None
+    return [measure(change, configurations, floors) for change in changes]
 
 
 def _acts(change: Change, entry: Entry) -> bool:
     record = entry.record
-    assert record.last is not None
     if change.field == "extra_clusters":
         return record.clusters > len(record.classes)
     if change.field == "absent_classes":
-        return any(value is None for value in (record.last.crf or record.last.raw).iou)
+        return any(value is None for value in final_row(record).iou)
     if change.field == "crf":
-        return record.last.crf is not None
+        return record.last is not None and record.last.crf is not None
     return change.field == "matching" or (record.selected is not None and len(record.candidates) > 1)
 
 
-def _rescored(change: Change, entry: Entry) -> tuple[Scores, Scores]:
+def _rescored(change: Change, entry: Entry) -> tuple[float, float]:
+    """Return how accuracy and mIoU of a record shift, in percent points."""
     record = entry.record
-    refinement: Refinement = "raw" if record.last is not None and record.last.crf is None else "crf"
+    refinement: Refinement = "crf" if record.last is not None and record.last.crf else "raw"
 
     def scored(value: Any) -> Scores:
         where: tuple[Checkpoint, Refinement] = ("last", refinement)
@@ -155,65 +143,73 @@ def _rescored(change: Change, entry: Entry) -> tuple[Scores, Scores]:
             where = (value, refinement)
         else:
             rules[change.field] = value
-        return score(entry.arrays.counts[where], **rules)
+        row = score_row(record, where[1], where[0])
+        fixed = row.class_of_cluster if row is not None and record.protocol.match_on == "train" else None
+        return score(entry.arrays.counts[where], **rules, class_of_cluster=fixed)
 
-    return scored(change.before), scored(change.after)
-
-
-def _shift(setting: Setting, scored: Sequence[tuple[Scores, Scores]]) -> Shift:
-    def mean(read: Callable[[Scores], float]) -> float:
-        return 100 * statistics.fmean(read(after) - read(before) for before, after in scored)
-
-    return Shift(setting, len(scored), mean(lambda one: one.accuracy), mean(lambda one: one.miou))
+    before, after = scored(change.before), scored(change.after)
+    return 100 * (after.accuracy - before.accuracy), 100 * (after.miou - before.miou)
 
 
-def _paired(pair: Pair) -> Shift:
-    first, second = (_by_seed(one.records) for one in (pair.first, pair.second))
-    differences = np.array([np.subtract(second[seed], first[seed]) for seed in pair.seeds])
-    accuracy, miou = differences.mean(axis=0)
-    return Shift(pair.first, len(pair.seeds), float(accuracy), float(miou))
+def _paired(pair: Pair) -> list[tuple[float, float]]:
+    """Return how the final accuracy and mIoU shift from the first to the second, per common seed."""
+    rows = [
+        {record.cell.seed: final_row(record) for record in one.records} for one in (pair.first, pair.second)
+    ]
+    return [
+        (
+            (rows[1][seed].accuracy or 0.0) - (rows[0][seed].accuracy or 0.0),
+            (rows[1][seed].miou or 0.0) - (rows[0][seed].miou or 0.0),
+        )
+        for seed in pair.seeds
+    ]
 
 
-def _by_seed(records: Iterable[RunRecord]) -> dict[int, tuple[float, float]]:
-    """Return accuracy and mIoU of the last checkpoint, refined where it was, in percent."""
-    found = {}
-    for record in records:
-        assert record.last is not None
-        row = record.last.crf or record.last.raw
-        found[record.cell.seed] = (row.accuracy or 0.0, row.miou or 0.0)
-    return found
+def commands(change: Change, configurations: Sequence[Configuration], out: Path) -> list[str]:
+    """Return the commands that would make records for this change, without those that exist.
 
-
-def commands(change: Change, settings: Sequence[Setting], out: Path) -> list[str]:
-    """Return the commands that would make records for this change, less those that lie there.
-
-    They use generated data and k-means, so that they run anywhere in minutes; empty when no option of
-    ``uss-bench run`` makes the change.
+    They run the method and the data that trained fastest among `configurations` with a backbone (floors look
+    at no feature), or name none where there are no records. Empty when no option of ``uss-bench run`` makes
+    the change.
     """
-    run = f"uss-bench run --method dino --dataset toy27 --seeds 3 --out {shlex.quote(str(out))}"
+    trained = [one for one in configurations if one.records[0].cell.backbone.name != NO_BACKBONE]
+    fastest = min(trained, key=_training_seconds, default=None)
+    same = [one for one in configurations if fastest and _subject(one) == _subject(fastest)]
+    method, dataset = _subject(fastest) if fastest else ("METHOD", "DATASET")
+    run = f"uss-bench run --method {method} --dataset {dataset} --seeds 3 --out {shlex.quote(str(out))}"
     if change.field == "absent_classes":
         return []  # whether a class is absent is up to the data
     if change.field == "extra_clusters":
-        return [f"{run} --preset over-clustering"]
-    if change.source == "counts":
+        return [f"{run} --set clusters={2 * len(fastest.records[0].classes) if fastest else 54}"]
+    if measured_on(change) == "counts":
         return [run]
-    names = [_protocol_with(change.field, value) for value in (change.before, change.after)]
-    there = {
-        one.cell.protocol
-        for one in settings
-        if (one.cell.method.name, one.cell.dataset.name) == ("dino", "toy27")
-        and one.cell.dataset.limit is None
-    }
-    known = [name for name in names if name is not None]
-    if len(known) < len(names):
-        return []
-    return [f"{run} --protocol {shlex.quote(name)}" for name in known if name not in there]
-
-
-def _protocol_with(field: str, value: Any) -> str | None:
-    """Return the id of ``stego320@1`` with one field changed; None where that cannot be asked for."""
-    text = msgspec.json.encode(value).decode().strip('"')
     try:
-        return get_protocol(f"stego320@1[{field}={text}]").id
+        wanted = [_asked_for(change.field, value) for value in (change.before, change.after)]
     except UsageError:
-        return None
+        return []
+    present = [(one.cell.protocol, one.cell.training) for one in same]
+    return [f"{run} {option}" for option, experiment in wanted if experiment not in present]
+
+
+def _asked_for(field: str, value: Any) -> tuple[str, tuple[str, TrainingGeometry]]:
+    """Return the option that changes a field of ``stego320@2`` or of training, and what it asks for.
+
+    Raises:
+        UsageError: when there is no such field.
+    """
+    base, training = get_protocol("stego320@2"), TrainingGeometry()
+    scope, _, name = field.partition(".")
+    if scope == "training":
+        changed = change_training(training, {name: value}, "--training")
+        return f"--training {shlex.quote(f'{name}={shown(value)}')}", (base.id, changed)
+    protocol = get_protocol(f"{base.id}[{field}={shown(value)}]").id
+    return f"--protocol {shlex.quote(protocol)}", (protocol, training)
+
+
+def _subject(configuration: Configuration) -> tuple[str, str]:
+    return configuration.cell.method.name, configuration.cell.dataset.name
+
+
+def _training_seconds(configuration: Configuration) -> float:
+    train = configuration.records[0].phases.get("train")
+    return train.seconds if train else float("inf")

@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Weight = Literal["wrong", "note"]
+Severity = Literal["wrong", "note"]
 
 
 @dataclass(frozen=True, order=True)
-class Finding:
+class AuditFinding:
     """One thing about one file. What is ``wrong`` must be mended; a ``note`` is for the reader to weigh."""
 
     path: Path
-    weight: Weight
+    weight: Severity
     what: str
     todo: str
 
 
-def wrong(path: Path, what: str, todo: str) -> Finding:
-    return Finding(path, "wrong", what, todo)
+def wrong(path: Path, what: str, todo: str) -> AuditFinding:
+    return AuditFinding(path, "wrong", what, todo)
 
 
-def note(path: Path, what: str, todo: str) -> Finding:
-    return Finding(path, "note", what, todo)
+def note(path: Path, what: str, todo: str) -> AuditFinding:
+    return AuditFinding(path, "note", what, todo)
 
 
-def any_wrong(findings: Iterable[Finding]) -> bool:
+def any_wrong(findings: Iterable[AuditFinding]) -> bool:
     return any(one.weight == "wrong" for one in findings)

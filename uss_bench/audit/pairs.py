@@ -9,68 +9,55 @@ from typing import Any
 
 import msgspec
 
-from uss_bench.collection import Setting
-from uss_bench.protocol import Protocol
-
-_NAMES = ("name", "version")
-"""What a protocol is called changes nothing of what it does."""
+from uss_bench.protocol import TrainingGeometry, protocol_fields
+from uss_bench.results.collection import Configuration
+from uss_bench.results.differences import Change, changes
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two settings that differ in one field of their protocol, and in nothing else."""
+    """Two configurations that differ in one field of the protocol or of the training geometry alone."""
 
-    field: str
-    """A field of `Protocol`, or of its CRF as ``crf.iterations``."""
-    first: Setting
-    second: Setting
-
-    @property
-    def values(self) -> tuple[Any, Any]:
-        """The field's values in the two protocols."""
-        first, second = (fields_of(one.records[0].protocol)[self.field] for one in (self.first, self.second))
-        return first, second
+    change: Change
+    """Of a field of `Protocol`, of its CRF as ``crf.iterations``, or of training as ``training.side``."""
+    first: Configuration
+    second: Configuration
 
     @property
     def seeds(self) -> list[int]:
         """The seeds that both have."""
         return sorted({*self.first.seeds} & {*self.second.seeds})
 
-    def turned(self) -> Pair:
-        return Pair(self.field, self.second, self.first)
+    def reversed(self) -> Pair:
+        change = Change(self.change.field, self.change.after, self.change.before)
+        return Pair(change, self.second, self.first)
 
 
-def fields_of(protocol: Protocol) -> dict[str, Any]:
-    """Return what a protocol says, flat, without its name: ``{"flip": True, "crf.iterations": 10, …}``."""
-    values = msgspec.structs.asdict(protocol)
-    crf = msgspec.structs.asdict(values.pop("crf"))
-    kept = {name: value for name, value in values.items() if name not in _NAMES}
-    return kept | {f"crf.{name}": value for name, value in crf.items()}
+def _fields(configuration: Configuration) -> dict[str, Any]:
+    trained = msgspec.structs.asdict(configuration.cell.training)
+    protocol = protocol_fields(configuration.records[0].protocol)
+    return protocol | {f"training.{name}": value for name, value in trained.items()}
 
 
-def changed_fields(first: Protocol, second: Protocol) -> list[str]:
-    """Return the names of the fields in which two protocols differ; their own names do not count."""
-    before, after = fields_of(first), fields_of(second)
-    return [name for name in before if before[name] != after[name]]
-
-
-def find_pairs(settings: Iterable[Setting]) -> list[Pair]:
+def find_pairs(configurations: Iterable[Configuration]) -> list[Pair]:
     """Return all pairs, each once.
 
     Method, parameters, code, data, backbone and at least one seed are the same. The temperature may
     differ only when it is the field in question, since a method's spec can override it.
     """
-    alike: dict[bytes, list[Setting]] = {}
-    for one in settings:
-        bare = msgspec.structs.replace(one.cell, protocol="", protocol_hash="", alpha=0.0, seed=0)
+    alike: dict[bytes, list[Configuration]] = {}
+    for one in configurations:
+        bare = msgspec.structs.replace(
+            one.cell, protocol="", protocol_hash="", alpha=0.0, seed=0, training=TrainingGeometry()
+        )
         alike.setdefault(msgspec.json.encode(bare, order="sorted"), []).append(one)
     pairs = []
     for group in alike.values():
         for first, second in itertools.combinations(group, 2):
-            fields = changed_fields(first.records[0].protocol, second.records[0].protocol)
-            if len(fields) != 1 or (first.cell.alpha != second.cell.alpha and fields != ["alpha"]):
+            found = changes(_fields(first), _fields(second))
+            if len(found) != 1 or (first.cell.alpha != second.cell.alpha and found[0].field != "alpha"):
                 continue
-            pair = Pair(fields[0], first, second)
+            pair = Pair(found[0], first, second)
             if pair.seeds:
                 pairs.append(pair)
     return pairs

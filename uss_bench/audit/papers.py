@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import msgspec
 
 from uss_bench.errors import DataError, UsageError, did_you_mean
+from uss_bench.files.bundled import bundled_folders
+from uss_bench.plugins.specs import decode_toml
 from uss_bench.protocol import CrfParams, Protocol, get_protocol
-from uss_bench.specs import decode_toml
 
 
 class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +38,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     geometry: Fact | None = None
     """What part of an image is scored, at which size."""
     five_crop: Fact | None = None
-    """``on`` or ``off``: training on five half-size crops of each image."""
+    """``on`` or ``off``: training on five half-size crops of each image. Our protocols leave it open."""
     flip: Fact | None = None
     upsample: Fact | None = None
     alpha: Fact | None = None
@@ -74,7 +74,7 @@ def load_papers(folder: Path | None = None) -> dict[str, PaperProtocol]:
     Raises:
         DataError: when a file does not fit, naming the file and the key, or there is none.
     """
-    folder = built_in_folder() if folder is None else Path(folder)
+    folder = folder or bundled_folders("uss_bench.audit.ledger", "leaderboards/protocols")[0]
     found: dict[str, PaperProtocol] = {
         path.stem: decode_toml(path, PaperProtocol) for path in sorted(folder.glob("*.toml"))
     }
@@ -84,7 +84,7 @@ def load_papers(folder: Path | None = None) -> dict[str, PaperProtocol]:
 
 
 def find_paper(name: str, papers: dict[str, PaperProtocol]) -> PaperProtocol:
-    """Return the paper of this name; a protocol of ours (``stego320@1``) will do as well.
+    """Return the paper of this name; a protocol of ours (``stego320@2``) will do as well.
 
     Raises:
         UsageError: when there is none, with the closest names.
@@ -104,21 +104,19 @@ def as_paper(protocol: Protocol) -> PaperProtocol:
     def fact(value: bool | float | str, note: str = "") -> Fact:
         return Fact(value, protocol.id, note)
 
-    side = protocol.eval_side
-    whole = "whole images at native size"
-    five_crop = fact("on", "where the dataset's spec asks for it")
-    if protocol.five_crop != "dataset":
-        five_crop = fact(protocol.five_crop)
+    height, width = protocol.input_size
+    geometry = {
+        "whole": "whole images at native size",
+        "square": f"short side {height}, center crop {height}×{height}",
+        "squash": f"squashed to {height}×{width}",
+    }[protocol.extent]
     return PaperProtocol(
         title=protocol.id,
         paper="uss-bench",
         year=2026,
         facts=Facts(
             resize=fact(protocol.resize),
-            geometry=fact(
-                whole if protocol.extent == "whole" else f"short side {side}, centre crop {side}×{side}"
-            ),
-            five_crop=five_crop,
+            geometry=fact(geometry),
             flip=fact(protocol.flip),
             upsample=fact(protocol.upsample),
             alpha=fact(protocol.alpha, "a method's spec may override it"),
@@ -132,19 +130,13 @@ def as_paper(protocol: Protocol) -> PaperProtocol:
     )
 
 
-def crf_text(crf: CrfParams) -> str:
+def crf_text(crf: CrfParams | None) -> str:
     """Say the constants of a CRF as the ledger does."""
+    if crf is None:
+        return "none"
     text = (
         f"{crf.iterations} iterations; Gaussian sxy {crf.gaussian_sxy:g}, compat {crf.gaussian_compat:g}; "
         f"bilateral sxy {crf.bilateral_sxy:g}, srgb {crf.bilateral_srgb:g}, "
         f"compat {crf.bilateral_compat:g}"
     )
     return text if crf.reference_side is None else f"{text}; sxy at short side {crf.reference_side}"
-
-
-def built_in_folder() -> Path:
-    """Return the folder of the ledger that comes with uss-bench."""
-    found = importlib.util.find_spec("uss_bench.audit.ledger")
-    locations = list((found.submodule_search_locations if found else None) or ())
-    # A checkout that was never installed has leaderboards/ beside the package.
-    return Path(locations[0]) if locations else Path(__file__).parents[2] / "leaderboards" / "protocols"

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from uss_bench.audit.findings import Finding, note, wrong
-from uss_bench.audit.record_checks import AGAIN, EXTERNAL, check_record
-from uss_bench.collection import Entry
+from uss_bench.audit.findings import AuditFinding, note, wrong
+from uss_bench.audit.record_checks import AGAIN, CodeOf, check_record, is_stale, record_name
 from uss_bench.errors import DataError
-from uss_bench.record_files import read_record, record_files
+from uss_bench.plugins.specs import decode_toml
+from uss_bench.results.collection import Entry
+from uss_bench.results.files import read_record, record_files
+
+STALE = "stale.toml"
+"""File of a records folder that lists the records of older code which are to be made again."""
 
 
 def audit_records(
-    folders: Sequence[Path], code: Mapping[str, str], known_stale: Collection[str] = ()
-) -> tuple[int, list[Finding]]:
+    folders: Sequence[Path], current_code: CodeOf, known_stale: Collection[str] = ()
+) -> tuple[int, list[AuditFinding]]:
     """Check every record below `folders`, alone and against the others.
 
     Args:
-        code: digest of the code as it is now, by the names of the methods that are installed.
-        known_stale: methods whose stale records are a note, since they are still to be made again.
+        current_code: returns the digest of a method's code as it is now; None where it is not installed.
+        known_stale: methods whose records may be stale, beside the records that `STALE` of a folder lists.
 
     Returns:
         The number of records, failed runs included, and the findings, sorted by file.
     """
+    listed = {folder / STALE: _listed(folder / STALE) for folder in folders if (folder / STALE).is_file()}
+    known = {*known_stale}.union(*listed.values())
     entries: list[Entry] = []
-    findings: list[Finding] = []
-    paths = sorted({path for folder in folders for path in record_files(folder)})
+    unreadable: list[OSError] = []
+    paths = sorted({path for folder in folders for path in record_files(folder, unreadable)})
+    findings = [
+        wrong(Path(one.filename), f"cannot be read: {one.strerror}", "ask its owner for permission to read")
+        for one in unreadable
+    ]
     for path in paths:
         try:
             entry = Entry(path, read_record(path))
@@ -41,7 +52,13 @@ def audit_records(
             findings.append(note(path, f"a run failed: {entry.record.reason}", "run it again, or delete it"))
             continue
         entries.append(entry)
-        findings += check_record(entry, code, known_stale)
+        findings += check_record(entry, current_code, known)
+    stale = {record_name(one.path) for one in entries if is_stale(one.record, current_code)}
+    findings += [
+        wrong(file, f"no record {name} is stale", "take it off the list")
+        for file, names in listed.items()
+        for name in sorted({*names} - stale)
+    ]
     findings += _orphans(folders, paths)
     findings += _twice(entries)
     findings += _backbones(entries)
@@ -50,13 +67,26 @@ def audit_records(
     return len(paths), sorted(findings)
 
 
-def _orphans(folders: Sequence[Path], paths: Sequence[Path]) -> Iterator[Finding]:
+class _Stale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A list of records that are to be made again."""
+
+    reason: str
+    records: list[str]
+    """As ``DATASET/METHOD-sSEED-ID``."""
+
+
+def _listed(path: Path) -> list[str]:
+    found: _Stale = decode_toml(path, _Stale)
+    return found.records
+
+
+def _orphans(folders: Sequence[Path], paths: Sequence[Path]) -> Iterator[AuditFinding]:
     known = {path.with_suffix(".npz") for path in paths}
     for path in sorted({path for folder in folders for path in folder.glob("**/*.npz")} - known):
         yield wrong(path, "no record stands beside it", "delete it, or restore its JSON")
 
 
-def _twice(entries: Sequence[Entry]) -> Iterator[Finding]:
+def _twice(entries: Sequence[Entry]) -> Iterator[AuditFinding]:
     first: dict[str, Path] = {}
     for entry in entries:
         there = first.setdefault(entry.record.id, entry.path)
@@ -64,7 +94,7 @@ def _twice(entries: Sequence[Entry]) -> Iterator[Finding]:
             yield wrong(entry.path, f"it is the same run as {there}", "delete one of the two")
 
 
-def _backbones(entries: Sequence[Entry]) -> Iterator[Finding]:
+def _backbones(entries: Sequence[Entry]) -> Iterator[AuditFinding]:
     """Say where one name stands for several weights, which a table could not tell apart."""
     weights: dict[str, dict[str, Entry]] = defaultdict(dict)
     for entry in entries:
@@ -79,12 +109,12 @@ def _backbones(entries: Sequence[Entry]) -> Iterator[Finding]:
             )
 
 
-def _fingerprints(entries: Sequence[Entry]) -> Iterator[Finding]:
+def _fingerprints(entries: Sequence[Entry]) -> Iterator[AuditFinding]:
     """Say where one dataset, split and limit stand for several sets of images."""
     seen: dict[tuple[object, ...], dict[str, Entry]] = defaultdict(dict)
     for entry in entries:
         data = entry.record.cell.dataset
-        key = (data.name, data.train_split, data.test_split, data.limit, EXTERNAL in entry.record.notes)
+        key = (data.name, data.train_split, data.test_split, data.limit, entry.record.cell.method.is_external)
         seen[key].setdefault(data.fingerprint, entry)
     for found in seen.values():
         for entry in list(found.values())[1:]:
@@ -95,7 +125,7 @@ def _fingerprints(entries: Sequence[Entry]) -> Iterator[Finding]:
             )
 
 
-def _tables(entries: Sequence[Entry]) -> Iterator[Finding]:
+def _tables(entries: Sequence[Entry]) -> Iterator[AuditFinding]:
     """Yield records whose images, classes or pixels are not those of others with the same ground truth."""
     groups: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -110,7 +140,7 @@ def _tables(entries: Sequence[Entry]) -> Iterator[Finding]:
         yield from _odd_ones(group)
 
 
-def _odd_ones(group: Sequence[Entry]) -> Iterator[Finding]:
+def _odd_ones(group: Sequence[Entry]) -> Iterator[AuditFinding]:
     usual = Counter(tuple(entry.record.classes) for entry in group).most_common(1)[0][0]
     reference: tuple[Path, list[str], np.ndarray] | None = None
     for entry in group:
@@ -120,7 +150,7 @@ def _odd_ones(group: Sequence[Entry]) -> Iterator[Finding]:
         try:
             arrays = entry.arrays
         except DataError:
-            continue  # the record's own check has said so
+            continue  # the record's own check names it
         for (checkpoint, refinement), counts in arrays.counts.items():
             pixels = counts.sum(axis=1)
             if reference is None:
@@ -132,7 +162,7 @@ def _odd_ones(group: Sequence[Entry]) -> Iterator[Finding]:
                 )
                 break
             if pixels.shape != due.shape:
-                break  # the record's own check has said so
+                break  # the record's own check names it
             if (pixels != due).any():
                 image, index = np.argwhere(pixels != due)[0]
                 yield wrong(

@@ -1,4 +1,4 @@
-"""What every backbone has to refuse, said once. Plugins from elsewhere may use it too."""
+"""What every backbone refuses. Plugins from elsewhere may use it too."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from torch import Tensor
 
 from uss_bench.errors import ContractError, UsageError, did_you_mean
-from uss_bench.specs import BackboneSpec, is_name
+from uss_bench.plugins.specs import BackboneSpec, is_name
 
 
 def patch_grid(images: Tensor, patch: int, name: str) -> tuple[int, int]:
     """Return the grid (h, w) of patches that `images` (B, 3, H, W) have for the backbone `name`.
 
     Raises:
-        UsageError: when a side is no multiple of `patch`: trimming would shift every label.
+        UsageError: when a side is not a multiple of `patch`: trimming would shift every label.
     """
     for side, length in zip(("height", "width"), images.shape[-2:], strict=True):
         if length % patch or not length:
             below = length // patch * patch
             nearest = f"{below} or {below + patch}" if below else f"{patch}"
             raise UsageError(
-                f"Image {side} {length} is no multiple of {patch}, the patch of backbone '{name}'.",
+                f"Image {side} {length} is not a multiple of {patch}, the patch of backbone '{name}'.",
                 hint=f"Nearest: {nearest}. Choose another protocol, or change its sides.",
             )
     return images.shape[-2] // patch, images.shape[-1] // patch

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from uss_bench.download import Resource, download
 from uss_bench.errors import DataError
-from uss_bench.specs import WEIGHTS_SUFFIXES, BackboneSpec
+from uss_bench.files.download import Resource, download
+from uss_bench.plugins.specs import WEIGHTS_SUFFIXES, BackboneSpec
 
 
 def find_weights(spec: BackboneSpec, weights: Path | None) -> Path | None:

@@ -1,65 +1,79 @@
-"""Reading weights from a file, and loading them so that a misfit is explained and never ignored."""
+"""Fitting weights to a network, so that a misfit is explained and never ignored, and their digests."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import pickle
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from uss_bench.errors import DataError, UsageError
-from uss_bench.specs import WEIGHTS_SUFFIXES, BackboneSpec
+from uss_bench.errors import DataError
+from uss_bench.plugins.specs import BackboneSpec
 
-_NESTS = ("teacher", "model", "state_dict")
-"""Keys under which training scripts put the state dict; a self-distilled teacher before all."""
+_HEADS = (
+    *("head", "fc.", "classifier", "mask_token", "decoder", "predictor", "projector", "projection_head"),
+    *("prototypes", "last_layer", "queue", "dino_head", "ibot_head"),
+)
+"""How names begin of what checkpoints hold beyond the trunk: classifiers, heads, decoders, mask tokens."""
 
-_HEADS = ("head.", "head_dist.", "mask_token")
-"""What checkpoints hold beyond the trunk: classifiers, projection heads, the mask token of iBOT."""
+_PREFERRED = ("teacher", "encoder_q", "base_encoder")
+"""Of two networks in one file, the one that its authors evaluate: of DINO, of MoCo v1 and v2, of MoCo v3."""
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a ``.safetensors``, ``.pth``, ``.pt`` or ``.pth.tar`` file, on the CPU.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What `torch.compile` and its like put into names, at any depth."""
 
-    State dicts nested under ``teacher``, ``model`` or ``state_dict`` are unpacked, and the prefixes
-    ``module.`` (`DataParallel`) and ``backbone.`` (self-supervised training) removed. Nothing in the
-    file is executed.
+
+def trunk_of(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """Return the tensors of one network in a state dict, by the network's own names.
+
+    What stands before these names (``module.``, ``_orig_mod.``, ``backbone.``, ``teacher.net.model.`` …) is
+    removed, and what has another prefix, such as a head beside the trunk, left out. A state in which no
+    name ends as expected comes back as it is.
+
+    Args:
+        expected: the names in the network's own state dict.
 
     Raises:
-        UsageError: for another suffix.
-        DataError: when the file is missing, truncated, or holds no weights.
+        DataError: when several networks fit equally well, and differ.
     """
-    if not path.name.endswith(WEIGHTS_SUFFIXES):
-        raise UsageError(
-            f"Weights '{path}' have an unknown suffix.", hint=f"Known: {', '.join(WEIGHTS_SUFFIXES)}."
+    for wrapper in _WRAPPERS:
+        state = {key.replace(wrapper, ""): value for key, value in state.items()}
+    counts = Counter(
+        "".join(f"{part}." for part in parts[:start])
+        for parts in (key.split(".") for key in state)
+        for start in range(len(parts))
+        if ".".join(parts[start:]) in expected
+    )
+    most = max(counts.values(), default=0)
+    fitting = [prefix for prefix, count in counts.items() if count == most] or [""]
+    trunks = [
+        {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for prefix in fitting
+    ]
+    for name in _PREFERRED:
+        for prefix, trunk in zip(fitting, trunks, strict=True):
+            if name in prefix.split("."):
+                return trunk
+    if any(_differ(trunks[0], other, expected) for other in trunks[1:]):
+        raise DataError(
+            f"The weights hold {len(fitting)} networks that differ: {' and '.join(map(repr, fitting))}.",
+            hint="Save the tensors of one of them alone.",
         )
-    try:
-        content = _read(path)
-    except FileNotFoundError:
-        raise DataError(f"Weights '{path}' do not exist.") from None
-    except safetensors.SafetensorError as error:
-        raise DataError(
-            f"Weights '{path}' are truncated, or no safetensors file: {error}.", hint="Fetch the file again."
-        ) from None
-    except pickle.UnpicklingError:
-        raise DataError(
-            f"Weights '{path}' are no PyTorch file, or hold pickled objects beside tensors.",
-            hint="Only tensors are read, because unpickling runs code. If you trust the file, save its state "
-            "dict alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW).",
-        ) from None
-    except Exception as error:  # what damage makes torch's unpickler and safetensors raise has no end
-        reason = (str(error) or type(error).__name__).split("\n", 1)[0]
-        raise DataError(
-            f"Weights '{path}' are truncated or unreadable: {reason}.", hint="Fetch the file again."
-        ) from None
-    return _strip_prefixes(_unpack(content, path))
+    return trunks[0]
+
+
+def _differ(first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Collection[str]) -> bool:
+    return any(
+        (name in first) != (name in second) or (name in first and not torch.equal(first[name], second[name]))
+        for name in names
+    )
 
 
 def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
@@ -72,30 +86,27 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], *, what: str)
     """
     expected = model.state_dict()
     offered = {key: value for key, value in state.items() if key in expected or not key.startswith(_HEADS)}
+    reshaped = [
+        f"{key} is {list(offered[key].shape)} instead of {list(expected[key].shape)}"
+        for key in sorted(expected.keys() & offered.keys(), key=lambda key: (key != "pos_embed", key))
+        if offered[key].shape != expected[key].shape
+    ]
     misfits = [
-        _listing("missing", expected.keys() - offered.keys()),
-        _listing("unexpected", offered.keys() - expected.keys()),
-        _listing(
-            "of another shape",
-            (
-                f"{key} is {list(offered[key].shape)} instead of {list(expected[key].shape)}"
-                for key in expected.keys() & offered.keys()
-                if offered[key].shape != expected[key].shape
-            ),
-        ),
+        _listing("missing", sorted(expected.keys() - offered.keys())),
+        _listing("unexpected", sorted(offered.keys() - expected.keys())),
+        _listing("of another shape", reshaped),
     ]
     if any(misfits):
+        columns = zip(*(key.split(".") for key in offered), strict=False)
+        common = ".".join(
+            column[0] for column in itertools.takewhile(lambda one: len(set(one)) == 1, columns)
+        )
+        named = f" All names in the file begin with '{common}'." if common else ""
         raise DataError(
-            f"{what} do not fit: {'; '.join(filter(None, misfits))}.",
+            f"{what} do not fit: {'; '.join(filter(None, misfits))}.{named}",
             hint="Choose the --backbone that these weights were made for.",
         )
     model.load_state_dict(offered)
-
-
-def digest_file(path: Path) -> str:
-    """Return the sha256 of the file at `path`, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_state(state: Mapping[str, Tensor]) -> str:
@@ -118,7 +129,7 @@ def digest_with(digest: str, **settings: object) -> str:
     return hashlib.sha256(json.dumps([digest, settings], sort_keys=True).encode()).hexdigest()
 
 
-def normalisation(
+def normalization(
     spec: BackboneSpec,
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
@@ -133,36 +144,11 @@ def normalisation(
     return tensors["mean"], tensors["std"], {key: used[key] for key in used if used[key] != usual[key]}
 
 
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+def pixel_statistics(mean: Tensor, std: Tensor) -> dict[str, Any]:
+    """Return the fields of a `BackboneInfo` that say what pixels are normalized with."""
+    return {"mean": tuple(mean.flatten().tolist()), "std": tuple(std.flatten().tolist())}
 
 
-def _unpack(content: Any, path: Path) -> dict[str, Tensor]:
-    for _ in _NESTS:  # and no deeper: a pickled dict can hold itself
-        if not isinstance(content, Mapping):
-            break
-        inner = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not content:
-        raise DataError(f"Weights '{path}' hold no state dict but a {type(content).__name__}.")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise DataError(f"Weights '{path}' hold no state dict: '{key}' is no tensor under a name.")
-    return dict(content)
-
-
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    # A checkpoint that sets its trunk apart in this way keeps training heads beside it.
-    trunk = {key: value for key, value in state.items() if key.startswith("backbone.")}
-    return {key.removeprefix("backbone."): value for key, value in (trunk or state).items()}
-
-
-def _listing(what: str, items: Iterable[str], shown: int = 3) -> str:
-    names = sorted(items)
+def _listing(what: str, names: Sequence[str], shown: int = 3) -> str:
     more = ", …" if len(names) > shown else ""
     return f"{len(names)} {what} ({', '.join(names[:shown])}{more})" if names else ""

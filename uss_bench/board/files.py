@@ -1,4 +1,4 @@
-"""The folder of boards: which files it holds, writing them, and telling whether they are current."""
+"""The folder of boards: which files it holds, writing them, and saying which are out of date."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from uss_bench.board import latex, markdown, page, sheets
 from uss_bench.board.model import Board
-from uss_bench.errors import DataError
-from uss_bench.paths import atomic_write
+from uss_bench.files.owned import OwnedFiles
 
-_LATEX = "latex"
+_LATEX = "latex/"
 _README = """\
 # Boards
 
-Made from records and claims by `uss-bench board build`, and edited by nobody. [`board.html`](board.html)
-says the same and more, and is to be opened from disk: it sorts, filters, and links every row to its records
-and to the command that repeats it. As data: [`settings.csv`](settings.csv), a line per setting, and
+Made from records and claims by `uss-bench board build`; edit nothing here. [`board.html`](board.html)
+says the same and more, and opens from disk: it sorts, filters, and links every row to its records and to
+the command that repeats it. As data: [`settings.csv`](settings.csv), a line per configuration, and
 [`records.csv`](records.csv), a line per run. For a paper: [`latex/`](latex).
 
 Rows stand in one table only if data, protocol hash and backbone are the same. Scores are percent, of the
 last checkpoint, mean ± standard deviation over seeds; the interval is over test images. *Tied with 1st*
-cannot be told from the best row by a paired bootstrap in which clusters are matched anew. The
+cannot be distinguished from the best row by a paired bootstrap in which clusters are matched anew. The
 label-selected gap is what choosing the checkpoint by the labels, as most published numbers do, would have
-added to the mIoU. A *floor* looks at no feature.
+added to the mIoU. A *floor* looks at no feature. In the CSV files a text that a spreadsheet would take for a
+formula has an apostrophe in front.
 """
 
 
@@ -34,41 +34,36 @@ def contents(boards: Sequence[Board], home: Path) -> dict[str, bytes]:
         home: the folder itself, which links to records are relative to.
     """
     texts = {
-        "README.md": f"{_README}\n{markdown.render(boards)}",
-        "board.html": page.render(boards, home),
-        "settings.csv": sheets.settings(boards),
+        **{f"{_LATEX}{board.slug}.tex": latex.render(board) for board in boards},
+        **({f"{_LATEX}overview.tex": overview} if (overview := latex.render_overview(boards)) else {}),
+        "settings.csv": sheets.configurations(boards),
         "records.csv": sheets.records(boards, home),
-        **{f"{_LATEX}/{board.slug}.tex": latex.render(board) for board in boards},
+        "board.html": page.render(boards, home),
+        "README.md": f"{_README}\n{markdown.render(boards)}",
     }
     return {name: text.encode() for name, text in texts.items()}
 
 
 def write(files: Mapping[str, bytes], home: Path) -> None:
-    """Write the files, and remove the LaTeX tables of boards that are no more.
+    """Write the files, and remove the LaTeX tables of boards that no longer exist.
 
     Raises:
+        UsageError: when one would replace a file that uss-bench did not write.
         DataError: when the folder cannot be written.
     """
-    try:
-        for name, content in files.items():
-            path = home / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(path, content)
-        for name in _superfluous(files, home):
-            (home / name).unlink()
-    except OSError as error:
-        raise DataError(f"The boards cannot be written to {home}: {error.strerror}.") from None
+    with OwnedFiles(home) as owned:
+        owned.write(files)
+        owned.remove(_superfluous(files, owned))
 
 
 def outdated(files: Mapping[str, bytes], home: Path) -> list[str]:
-    """Return the names of files that are missing, hold something else, or should not be there."""
+    """Return the names of files that are missing, hold something else, or should not exist."""
     different = [name for name, content in files.items() if _read(home / name) != content]
-    return sorted([*different, *_superfluous(files, home)])
+    return sorted([*different, *_superfluous(files, OwnedFiles(home))])
 
 
-def _superfluous(files: Mapping[str, bytes], home: Path) -> list[str]:
-    found = {f"{_LATEX}/{path.name}" for path in (home / _LATEX).glob("*.tex")}
-    return sorted(found - set(files))
+def _superfluous(files: Mapping[str, bytes], owned: OwnedFiles) -> list[str]:
+    return [name for name in owned.owned() if name.startswith(_LATEX) and name not in files]
 
 
 def _read(path: Path) -> bytes | None:

@@ -1,6 +1,6 @@
 """The data of a board: frozen rows, computed from records and claims and from nothing else.
 
-A table holds the settings of one `TableKey` and one backbone, so results under different data or
+A table holds the configurations of one `TableKey` and one backbone, so results under different data or
 protocol hashes never meet in one. The floors, which look at no feature, stand in the table of every
 backbone of their `TableKey`. All scores are in percent.
 """
@@ -8,20 +8,22 @@ backbone of their `TableKey`. All scores are in percent.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from uss_bench.collection import TableKey
-from uss_bench.records import Checkpoint, Refinement
+from uss_bench.board.published import Published
+from uss_bench.plugins.specs import Ingredient
+from uss_bench.results.collection import Configuration, TableKey
+from uss_bench.results.record import Checkpoint, ClassRow, Refinement, RunRecord
+from uss_bench.results.scores import METRICS, REFINEMENTS, Metric, peak_bytes, score_row, train_seconds
 
-Metric = Literal["accuracy", "miou"]
 Score = tuple[Refinement, Metric]
-
-METRICS: tuple[Metric, ...] = ("accuracy", "miou")
-SCORES: tuple[Score, ...] = (("raw", "accuracy"), ("raw", "miou"), ("crf", "accuracy"), ("crf", "miou"))
+SCORES: tuple[Score, ...] = tuple(product(REFINEMENTS, METRICS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,9 @@ class Measure:
     """Lower end of the 95 % interval over test images, of the mean over seeds."""
     high: float | None
     note: str
-    """What makes the interval less than it says, e.g. too few images."""
+    """What makes the interval less certain than it says, e.g. too few images."""
     tier: int | None = None
-    """1: cannot be told from the best of the table. None: not ranked."""
+    """1: cannot be distinguished from the best of the table. None: not ranked."""
     place: int | None = None
     """Place by the mean among the ranked rows, from 1; equal means share a place."""
 
@@ -48,123 +50,118 @@ class Measure:
 class Run:
     """One record of a row."""
 
-    id: str
     path: Path
-    seed: int
-    code: str
+    record: RunRecord
     stale: bool
     """The method's code has changed since the record was made."""
-    scores: Mapping[Score, float | None]
-    selected: Mapping[Score, float | None]
-    """The same for the checkpoint that the labels chose."""
-    clusters_used: int
-    train_seconds: float | None
-    peak_bytes: int
-    machine: str
-    labels_used: tuple[str, ...]
-    notes: tuple[str, ...]
-    command: str
-    created: str
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What a paper says of a row's method, and how the measured numbers stand to it."""
-
-    source: str
-    """Paper and table."""
-    origin: str
-    """Whose method it is: the paper's ``own``, or another's, ``re-run`` or only ``cited``."""
-    backbone: str
-    refinement: Refinement
-    """Which of the row's numbers it was compared with."""
-    checkpoint: Checkpoint
-    printed: Mapping[Metric, str]
-    """As printed, with a dash where the table has none."""
-    status: Mapping[Metric, str]
-    """Per claimed metric: reproduced, higher, lower, protocol differs or n/a."""
-    reasons: tuple[str, ...]
-    note: str
+    verified: bool = False
+    """Its state was evaluated again, and gave the same counts."""
 
     @property
-    def comparable(self) -> bool:
-        """Whether it is a claim about the same experiment."""
-        return "protocol differs" not in self.status.values()
+    def seed(self) -> int:
+        return self.record.cell.seed
+
+    def value(self, score: Score, checkpoint: Checkpoint = "last") -> float | None:
+        """Return a score of the last checkpoint, or of the one that the labels chose."""
+        value: float | None = getattr(score_row(self.record, score[0], checkpoint), score[1], None)
+        return value
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting: its records differ in the seed only."""
+    """One configuration: its records differ in the seed only."""
 
-    label: str
-    method: str
-    params: Mapping[str, Any]
-    alpha: float
-    """Softmax temperature."""
-    feature_dtype: str
+    configuration: Configuration
+    title: str
+    """What people call the method."""
+    ingredients: tuple[Ingredient, ...]
+    """What else than unlabeled pixels went in, as the specs of method and backbone state it."""
     floor: bool
-    clusters: int
     runs: tuple[Run, ...]
     measures: Mapping[Score, Measure]
-    """Without the scores that the setting lacks: maps made elsewhere have no CRF."""
+    """Without the scores that the configuration lacks: maps made elsewhere have no CRF."""
     iou: Mapping[Refinement, tuple[float | None, ...]]
     """Mean IoU over seeds per class; None where no seed has one."""
     gap: Mapping[Score, float]
     """Checkpoint chosen by labels minus last one, mean over seeds; empty if only one was offered."""
     published: tuple[Published, ...]
     """The most comparable claim first."""
+    oracle: Mapping[Score, float]
+    """By `uss_bench.evaluation.scoring.per_image_oracle`, mean over seeds in percent; it ranks nothing."""
+    changes: str = ""
+    """What a variant changes of its method's stated setting; empty for the row of that setting."""
+    variants: tuple[Row, ...] = ()
+    """Other settings of the same method, best first; none of them is ranked."""
+
+    @property
+    def name(self) -> str:
+        """The method, and what it changes."""
+        return f"{self.title}: {self.changes}" if self.changes else self.title
+
+    @property
+    def label(self) -> str:
+        return self.configuration.label
+
+    @property
+    def method(self) -> str:
+        return self.configuration.cell.method.name
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return self.configuration.cell.method.params
 
     @property
     def stale(self) -> bool:
         return any(run.stale for run in self.runs)
 
     @property
+    def verified(self) -> bool:
+        return all(run.verified for run in self.runs)
+
+    @property
     def labels_used(self) -> tuple[str, ...]:
         """What any of the runs used labels for, besides scoring."""
-        return tuple(sorted({use for run in self.runs for use in run.labels_used}))
+        return tuple(sorted({use for run in self.runs for use in run.record.labels_used}))
 
     @property
     def train_seconds(self) -> float | None:
         """Mean over seeds."""
-        known = [run.train_seconds for run in self.runs if run.train_seconds is not None]
+        known = [seconds for run in self.runs if (seconds := train_seconds(run.record)) is not None]
         return sum(known) / len(known) if known else None
 
     @property
-    def peak_bytes(self) -> int:
+    def peak_bytes(self) -> int | None:
         """The largest of any seed."""
-        return max(run.peak_bytes for run in self.runs)
+        return max(peak_bytes(run.record) or 0 for run in self.runs) or None
 
     @property
     def clusters_used(self) -> tuple[int, int]:
         """The fewest and the most of any seed."""
-        used = [run.clusters_used for run in self.runs]
+        rows = [score_row(run.record, "raw") for run in self.runs]
+        used = [row.clusters_used for row in rows if row is not None]
         return min(used), max(used)
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Settings of one table that differ in one numeric parameter, in the order of its value."""
+    """Configurations of one table that differ in one numeric parameter, in the order of its value."""
 
     method: str
     parameter: str
     values: tuple[float, ...]
     rows: tuple[Row, ...]
 
+    def line(self, score: Score) -> list[tuple[int, Measure]]:
+        """Return the position and the score of the rows that have it."""
+        return [(i, row.measures[score]) for i, row in enumerate(self.rows) if score in row.measures]
 
-@dataclass(frozen=True, slots=True)
-class Class:
-    """One class of the dataset; its colour is RGB, 0-255."""
-
-    name: str
-    colour: tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A named PNG."""
-
-    caption: str
-    png: bytes
+    def levels(self, refinement: Refinement) -> range:
+        """Return round percentages that hold every value of both metrics."""
+        lines = [measure for metric in METRICS for _, measure in self.line((refinement, metric))]
+        seen = [value for measure in lines for value in measure.values]
+        low = 5 * math.floor(min(seen) / 5)
+        step = 5 if max(seen) - low <= 30 else 10
+        return range(low, low + step * max(1, math.ceil((max(seen) - low) / step)) + 1, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +169,8 @@ class Strip:
     """The same few test images in one kind of view: the image itself, the ground truth, or a row's maps."""
 
     title: str
-    pictures: tuple[Picture, ...]
+    pictures: Mapping[str, str]
+    """By the name of the image: a data URI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,17 +181,22 @@ class Board:
     backbone: str
     backbone_sha256: str
     images: int
-    classes: tuple[Class, ...]
+    classes: tuple[ClassRow, ...]
     rows: tuple[Row, ...]
-    """Best first by `primary`; the floors come last."""
-    curves: tuple[Curve, ...]
-    strips: tuple[Strip, ...]
-    """Drawn for generated datasets only, whose pictures are nobody's."""
+    """One per method, at its stated setting: best first by `primary`; the floors come last."""
+    curves: tuple[Curve, ...] = ()
+    strips: tuple[Strip, ...] = ()
+    """Drawn for generated datasets only: photographs belong to others."""
+
+    @property
+    def every_row(self) -> tuple[Row, ...]:
+        """The rows, each before its variants."""
+        return tuple(one for row in self.rows for one in (row, *row.variants))
 
     @property
     def scores(self) -> tuple[Score, ...]:
         """The scores that any row has."""
-        return tuple(score for score in SCORES if any(score in row.measures for row in self.rows))
+        return tuple(score for score in SCORES if any(score in row.measures for row in self.every_row))
 
     @property
     def primary(self) -> Score:
@@ -202,9 +205,15 @@ class Board:
 
     @property
     def leaders(self) -> tuple[Row, ...]:
-        """The best row by `primary`, and those that cannot be told from it, best first."""
+        """The best row by `primary`, and those that cannot be distinguished from it, best first."""
         ranked = [row for row in self.rows if (one := row.measures.get(self.primary)) and one.tier == 1]
         return tuple(sorted(ranked, key=lambda row: -row.measures[self.primary].mean))
+
+    @property
+    def top(self) -> float:
+        """A round percentage that no value or interval of `primary` exceeds."""
+        found = [row.measures[self.primary] for row in self.every_row if self.primary in row.measures]
+        return 5.0 * math.ceil(max(max(*one.values, one.high or 0.0, 1.0) for one in found) / 5)
 
     @property
     def title(self) -> str:

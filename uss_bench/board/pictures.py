@@ -1,33 +1,31 @@
 """Small pictures of predictions on generated datasets, the same bytes on every machine.
 
-Only generated images are embedded in a board: photographs are not ours to give away. They are drawn
-again from the generator and shrunk by whole factors in integers, predictions come from the record, and
-the PNG is stored without compression, whose bytes depend on the version of a library.
+Only generated images are embedded in a board: photographs belong to others. They are drawn again from the
+generator and predictions come from the record. BMP and GIF are written by Pillow's own code; the bytes of a
+PNG would depend on the version of a compression library.
 """
 
 from __future__ import annotations
 
-import math
-import struct
-import zlib
-from collections.abc import Sequence
+import base64
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
-from uss_bench.board.model import Board, Picture, Row, Strip
+from uss_bench.board.model import Board, Row, Strip
 from uss_bench.contracts import IGNORE, Dataset
+from uss_bench.data.geometry import center_crop
+from uss_bench.data.subset import limited, limited_labels
 from uss_bench.errors import UssBenchError
-from uss_bench.geometry import centre_crop
-from uss_bench.panels import IGNORED_COLOUR, cluster_colours
+from uss_bench.experiment.setup import data_fingerprint
+from uss_bench.plots.colors import IGNORED, cluster_colors
+from uss_bench.plugins.registry import Registry
 from uss_bench.protocol import Protocol
-from uss_bench.record_files import read_arrays, read_record
-from uss_bench.records import Refinement, RunRecord
-from uss_bench.registry import Registry
-from uss_bench.setup import data_fingerprint
-from uss_bench.subset import limited, limited_labels
+from uss_bench.results.record import Refinement, RunRecord
 
-GENERATED = frozenset({"toy3", "toy27"})
 IMAGES = 5
 _SIDE = 100
 """What the short side of a picture is shrunk to, about, in pixels."""
@@ -35,42 +33,40 @@ _SIDE = 100
 
 def with_pictures(board: Board, registry: Registry) -> Board:
     """Return the board with strips of pictures, where its dataset is generated and still the same."""
-    record = read_record(board.rows[0].runs[0].path)
+    first = board.rows[0].configuration.entries[0]
+    record = first.record
     dataset = _dataset(record, registry)
     if dataset is None:
         return board
-    limit = record.cell.dataset.limit
-    split = record.cell.dataset.test_split
-    images = limited(dataset.images(split), limit)
-    whole = dataset.labels(split)
+    split, limit = record.cell.dataset.test_split, record.cell.dataset.limit
+    images, whole = limited(dataset.images(split), limit), dataset.labels(split)
     assert whole is not None  # its digest went into the fingerprint
     labels = limited_labels(whole, limit)
 
-    shown = read_arrays(board.rows[0].runs[0].path, record).map_ids[:IMAGES]
-    places = [list(images.ids).index(name) for name in shown]
-    palette = np.array([*(one.colour for one in board.classes), IGNORED_COLOUR], dtype=np.uint8)
-    photographs = [shrink(_scored(images.image(place), record.protocol)) for place in places]
-    truths = [_scored(labels.label(place), record.protocol) for place in places]
-    masks = [np.where(truth == IGNORE, len(board.classes), truth) for truth in truths]
+    shown = first.arrays.map_ids[:IMAGES]
+    places = {name: images.ids.index(name) for name in shown}
+    palette = np.array([*(one.color for one in board.classes), IGNORED], dtype=np.uint8)
+    photographs = {name: _scored(images.image(place), record.protocol) for name, place in places.items()}
+    truths = {name: _scored(labels.label(place), record.protocol) for name, place in places.items()}
+    masks = {name: np.where(truth == IGNORE, len(board.classes), truth) for name, truth in truths.items()}
     strips = [
-        Strip("image", _pictures(shown, [true_colour_png(one) for one in photographs])),
-        Strip("ground truth", _pictures(shown, [_map_png(mask, palette) for mask in masks])),
+        Strip("image", {name: image_uri(image) for name, image in photographs.items()}),
+        Strip("ground truth", {name: map_uri(mask, palette) for name, mask in masks.items()}),
+        *filter(None, (_predictions(row, shown) for row in board.rows)),
     ]
-    strips += [strip for row in board.rows if (strip := _predictions(row, shown)) is not None]
     return replace(board, strips=tuple(strips))
 
 
 def _dataset(record: RunRecord, registry: Registry) -> Dataset | None:
     """Return the generated dataset that the record was made on, or None."""
     data = record.cell.dataset
-    if data.name not in GENERATED:
-        return None
     try:
         spec, plugin = registry.dataset(data.name)
+        if not spec.generated:
+            return None
         dataset: Dataset = plugin.load()(spec)
-        train, test = (
-            limited(dataset.images(one), data.limit) for one in (data.train_split, data.test_split)
-        )
+        splits = (data.train_split, data.test_split)
+        train, test = (limited(dataset.images(split), data.limit) for split in splits)
         labels = dataset.labels(data.test_split)
     except UssBenchError:
         return None
@@ -82,87 +78,43 @@ def _dataset(record: RunRecord, registry: Registry) -> Dataset | None:
 
 def _scored(array: np.ndarray, protocol: Protocol) -> np.ndarray:
     """Return the part of a native image or label map that the protocol scores."""
-    if protocol.extent == "whole":
-        return array
     side = min(array.shape[:2])
-    return centre_crop(array, side, side)
+    return array if protocol.extent == "whole" else center_crop(array, side, side)
 
 
 def _predictions(row: Row, shown: Sequence[str]) -> Strip | None:
-    """Return the refined maps of the row's first seed, in the colours of the matched classes."""
-    run = row.runs[0]
-    record = read_record(run.path)
-    arrays = read_arrays(run.path, record)
-    refinement: Refinement = "crf" if ("last", "crf") in arrays.maps else "raw"
-    maps = arrays.maps.get(("last", refinement))
-    if maps is None or any(name not in arrays.map_ids for name in shown):
+    """Return the refined maps of the row's first seed, in the colors of the matched classes."""
+    entry = row.configuration.entries[0]
+    refinement: Refinement = "crf" if ("last", "crf") in entry.arrays.maps else "raw"
+    maps: Mapping[str, np.ndarray] = dict(
+        zip(entry.arrays.map_ids, entry.arrays.maps.get(("last", refinement), ()), strict=False)
+    )
+    if not maps.keys() >= set(shown):
         return None
-    palette = cluster_colours(record, arrays, "last", refinement)
-    chosen = [maps[arrays.map_ids.index(name)] for name in shown]
-    title = f"{row.label}, seed {run.seed}" + (", CRF" if refinement == "crf" else "")
-    return Strip(title, _pictures(shown, [_map_png(one, palette) for one in chosen]))
+    palette = cluster_colors(entry.record, entry.arrays, refinement)
+    title = f"{row.title}, seed {row.runs[0].seed}" + (", CRF" if refinement == "crf" else "")
+    return Strip(title, {name: map_uri(maps[name], palette) for name in shown})
 
 
-def _pictures(names: Sequence[str], files: Sequence[bytes]) -> tuple[Picture, ...]:
-    return tuple(Picture(name, png) for name, png in zip(names, files, strict=True))
-
-
-def shrink(image: np.ndarray) -> np.ndarray:
-    """Return uint8 (h, w, 3): means over whole blocks, the short side about `_SIDE` if it was longer."""
+def image_uri(image: np.ndarray) -> str:
+    """Return a small picture of uint8 (H, W, 3): means over whole blocks, the short side about `_SIDE`."""
     factor = max(1, round(min(image.shape[:2]) / _SIDE))
-    height, width = (size // factor for size in image.shape[:2])
-    blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor, -1)
-    total: np.ndarray = blocks.astype(np.int64).sum(axis=(1, 3))
-    area = factor * factor
-    means: np.ndarray = ((total + area // 2) // area).astype(np.uint8)
-    return means
+    return _uri(Image.fromarray(image).reduce(factor), "bmp")
 
 
-def _map_png(indices: np.ndarray, palette: np.ndarray) -> bytes:
-    """Return a palette PNG of an index map (H, W), its nearest pixels at about `_SIDE`."""
-    step = min(indices.shape) / _SIDE
-    height, width = (max(1, round(size / step)) for size in indices.shape)
-    rows = ((np.arange(height) + 0.5) * indices.shape[0] / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * indices.shape[1] / width).astype(np.int64)
-    return palette_png(indices[rows][:, columns].astype(np.uint8), palette)
+def map_uri(indices: np.ndarray, palette: np.ndarray) -> str:
+    """Return a small picture of an index map (H, W) in the colors of a palette, uint8 (n, 3)."""
+    scale = _SIDE / min(indices.shape)
+    height, width = (max(1, round(size * scale)) for size in indices.shape)
+    if many := len(palette) > 256:
+        picture = Image.fromarray(palette[indices])
+    else:
+        picture = Image.fromarray(indices.astype(np.uint8))
+        picture.putpalette(palette.tobytes())  # turns the gray image into a palette image
+    return _uri(picture.resize((width, height), Image.Resampling.NEAREST), "bmp" if many else "gif")
 
 
-def true_colour_png(image: np.ndarray) -> bytes:
-    """Return a PNG of uint8 (H, W, 3)."""
-    height, width, _ = image.shape
-    return _png(height, width, 8, 2, b"", [row.tobytes() for row in image])
-
-
-def palette_png(indices: np.ndarray, palette: np.ndarray) -> bytes:
-    """Return a PNG of indices uint8 (H, W) into a palette uint8 (n, 3), in as few bits as will do."""
-    height, width = indices.shape
-    bits = next(size for size in (1, 2, 4, 8) if len(palette) <= 2**size)
-    per_byte = 8 // bits
-    padded = np.zeros((height, math.ceil(width / per_byte) * per_byte), dtype=np.uint8)
-    padded[:, :width] = indices
-    shifts = np.arange(per_byte - 1, -1, -1, dtype=np.uint8) * bits
-    packed = (padded.reshape(height, -1, per_byte) << shifts).sum(axis=2, dtype=np.uint8)
-    return _png(height, width, bits, 3, palette.tobytes(), [row.tobytes() for row in packed])
-
-
-def _png(height: int, width: int, bits: int, kind: int, palette: bytes, rows: Sequence[bytes]) -> bytes:
-    pixels = b"".join(b"\0" + row for row in rows)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))]
-    chunks += [(b"PLTE", palette)] if palette else []
-    chunks += [(b"IDAT", _stored(pixels)), (b"IEND", b"")]
-    packed = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
-
-
-def _stored(data: bytes) -> bytes:
-    """Return a zlib stream that holds `data` as it is."""
-    starts = range(0, max(len(data), 1), 65535)
-    blocks = b"".join(
-        struct.pack("<BHH", start + 65535 >= len(data), len(part), len(part) ^ 0xFFFF) + part
-        for start in starts
-        for part in [data[start : start + 65535]]
-    )
-    return b"\x78\x01" + blocks + struct.pack(">I", zlib.adler32(data))
+def _uri(picture: Image.Image, kind: str) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,55 +1,62 @@
-"""What papers claim for a setting, and how the measurement stands to it: most comparable claim first."""
+"""What papers claim for a configuration, and how the measurement stands to it: most comparable first."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from uss_bench.board.model import METRICS, Published
 from uss_bench.claims import Claim, ClaimCheck, check_claims
-from uss_bench.collection import Setting
+from uss_bench.results.collection import Configuration
+from uss_bench.results.record import Refinement
+from uss_bench.results.scores import METRICS, Metric
 
 
-def published(setting: Setting, claims: Sequence[Claim]) -> tuple[Published, ...]:
-    """Return every claim for the setting's method on its dataset, both metrics of a claim together.
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A claim beside a row, in every metric that it states."""
 
-    Claims about the same experiment come first, then those that differ in the fewest respects; among
-    equals the method's own paper, the refined numbers, which are the ones that papers quote, and the
-    backbone whose name is most like ours.
+    checks: tuple[ClaimCheck, ...]
+
+    @property
+    def source(self) -> str:
+        """Paper and table."""
+        return f"{self.claim.paper}, {self.claim.table}"
+
+    @property
+    def claim(self) -> Claim:
+        return self.checks[0].claim
+
+    @property
+    def refinement(self) -> Refinement:
+        """Which of the row's numbers it was compared with."""
+        return self.checks[0].refinement
+
+    @property
+    def printed(self) -> dict[Metric, str]:
+        """As printed, with a dash where the table has none."""
+        return {metric: self.claim.printed(metric) for metric in METRICS}
+
+    @property
+    def status(self) -> dict[Metric, str]:
+        """Per claimed metric: reproduced, higher, lower, protocol differs or n/a."""
+        return {check.metric: check.status for check in self.checks}
+
+    @property
+    def reasons(self) -> list[str]:
+        return list(dict.fromkeys(check.reason for check in self.checks))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it is a claim about the same experiment."""
+        return "protocol differs" not in self.status.values()
+
+
+def published(configuration: Configuration, claims: Sequence[Claim]) -> tuple[Published, ...]:
+    """Return every claim for the configuration's method on its dataset, both metrics of a claim together.
+
+    The most comparable claim comes first, by the order of `check_claims`.
     """
     by_claim: dict[tuple[int, str, str], list[ClaimCheck]] = {}
-    for check in check_claims([setting], claims):
+    for check in check_claims([configuration], claims):
         by_claim.setdefault((id(check.claim), check.refinement, check.checkpoint), []).append(check)
-    found = sorted(by_claim.values(), key=_distance)
-    return tuple(_published(checks) for checks in found)
-
-
-def _distance(checks: Sequence[ClaimCheck]) -> tuple[bool, int, bool, bool, float]:
-    first = checks[0]
-    differs = first.status == "protocol differs"
-    backbone = first.setting.cell.backbone.name
-    return (
-        differs,
-        first.reason.count(";") if differs else 0,
-        first.claim.source != "own",
-        first.refinement != "crf",
-        -difflib.SequenceMatcher(None, backbone, first.claim.backbone).ratio(),
-    )
-
-
-def _published(checks: Sequence[ClaimCheck]) -> Published:
-    first = checks[0]
-    claim = first.claim
-    status = {check.metric: check.status for check in checks}
-    reasons = {check.metric: check.reason for check in checks}
-    return Published(
-        source=f"{claim.paper}, {claim.table}",
-        origin=claim.source,
-        backbone=claim.backbone or claim.printed_backbone,
-        refinement=first.refinement,
-        checkpoint=first.checkpoint,
-        printed={metric: claim.printed(metric) for metric in METRICS},
-        status=status,
-        reasons=tuple(dict.fromkeys(reasons.values())),
-        note=claim.note,
-    )
+    return tuple(Published(tuple(checks)) for checks in by_claim.values())

@@ -1,24 +1,26 @@
-"""Boards as CSV: one row per setting, and one row per record."""
+"""Boards as CSV: one row per configuration, and one row per record."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from uss_bench.board import text
-from uss_bench.board.model import METRICS, SCORES, Board, Measure, Row, Run, Score
+from uss_bench.board.model import SCORES, Board, Row, Run
+from uss_bench.results.record import Checkpoint
+from uss_bench.results.scores import METRICS, peak_bytes, score_row, train_seconds
+from uss_bench.runtime.formatting import MISSING
+from uss_bench.runtime.text import csv_text
 
 Line = dict[str, Any]
 
 
-def settings(boards: Sequence[Board]) -> str:
-    """Return one row per setting and table; floors stand in several tables."""
-    return _csv(_table(board) | _setting(row) for board in boards for row in board.rows)
+def configurations(boards: Sequence[Board]) -> str:
+    """Return one row per configuration and table; floors stand in several tables."""
+    return _csv([_table(board) | _configuration(row) for board in boards for row in board.every_row])
 
 
 def records(boards: Sequence[Board], home: Path) -> str:
@@ -27,22 +29,16 @@ def records(boards: Sequence[Board], home: Path) -> str:
     Args:
         home: the folder that paths of records are relative to.
     """
-    return _csv(
-        _table(board) | _record(row, run, home) for board in boards for row in board.rows for run in row.runs
-    )
+    runs = ((board, row, run) for board in boards for row in board.every_row for run in row.runs)
+    return _csv([_table(board) | _record(row, run, home) for board, row, run in runs])
 
 
 def _table(board: Board) -> Line:
-    key = board.key
+    key = asdict(board.key)
     return {
         "table": board.slug,
-        "dataset": key.dataset,
-        "train_split": key.train_split,
-        "test_split": key.test_split,
-        "limit": key.limit or None,
-        "fingerprint": key.fingerprint,
-        "protocol": key.protocol,
-        "protocol_hash": key.protocol_hash,
+        **key,
+        "limit": board.key.limit or None,
         "backbone": board.backbone,
         "images": board.images,
         "classes": len(board.classes),
@@ -52,89 +48,71 @@ def _table(board: Board) -> Line:
 def _identity(row: Row) -> Line:
     return {
         "method": row.method,
+        "title": row.title,
         "label": row.label,
+        "changes": row.changes,
         "params": json.dumps(dict(row.params), sort_keys=True, ensure_ascii=False),
         "floor": row.floor,
-        "clusters": row.clusters,
+        "clusters": row.runs[0].record.clusters,
     }
 
 
-def _setting(row: Row) -> Line:
+def _configuration(row: Row) -> Line:
     line = _identity(row) | {
         "seeds": len(row.runs),
         "stale": row.stale,
         "labels_used": "; ".join(row.labels_used),
     }
     for score in SCORES:
-        line |= _measure(row.measures.get(score), _name(score))
-        line[f"{_name(score)}_gap"] = _rounded(row.gap.get(score))
+        name, measure = f"{score[1]}_{score[0]}", row.measures.get(score)
+        for field in ("mean", "sd", "low", "high", "note", "tier", "place"):
+            line[f"{name}_{field}"] = _rounded(getattr(measure, field, None))
+        line[f"{name}_gap"] = _rounded(row.gap.get(score))
+        line[f"{name}_per_image_oracle"] = _rounded(row.oracle.get(score))
     low, high = row.clusters_used
-    return line | {
+    nearest = row.published[0] if row.published else None  # the most comparable claim
+    line |= {
         "clusters_used_min": low,
         "clusters_used_max": high,
         "train_seconds": _rounded(row.train_seconds),
         "peak_bytes": row.peak_bytes,
-        **_published(row),
-        "records": " ".join(run.id for run in row.runs),
+        "published_source": nearest and nearest.source,
     }
-
-
-def _measure(measure: Measure | None, name: str) -> Line:
-    return {
-        f"{name}_mean": _rounded(measure.mean if measure else None),
-        f"{name}_sd": _rounded(measure.sd if measure else None),
-        f"{name}_low": _rounded(measure.low if measure else None),
-        f"{name}_high": _rounded(measure.high if measure else None),
-        f"{name}_note": measure.note if measure else None,
-        f"{name}_tier": measure.tier if measure else None,
-        f"{name}_place": measure.place if measure else None,
-    }
-
-
-def _published(row: Row) -> Line:
-    """Return the most comparable claim."""
-    nearest = row.published[0] if row.published else None
-    line: Line = {"published_source": nearest and nearest.source}
     for metric in METRICS:
-        printed = nearest.printed[metric] if nearest else None
-        line[f"published_{metric}"] = printed if printed != text.MISSING else None
-        line[f"reproduction_{metric}"] = nearest.status.get(metric) if nearest else None
-    return line
+        printed = nearest.printed[metric] if nearest else MISSING
+        line[f"published_{metric}"] = None if printed == MISSING else printed
+        line[f"reproduction_{metric}"] = nearest and nearest.status.get(metric)
+    return line | {"records": " ".join(run.record.id for run in row.runs)}
 
 
 def _record(row: Row, run: Run, home: Path) -> Line:
-    line = _identity(row) | {"seed": run.seed, "id": run.id, "code": run.code, "stale": run.stale}
-    line["labels_used"] = "; ".join(run.labels_used)
+    record = run.record
+    line = _identity(row) | {
+        "seed": run.seed,
+        "id": record.id,
+        "code": record.cell.method.code,
+        "stale": run.stale,
+        "labels_used": "; ".join(record.labels_used),
+    }
+    kinds: dict[Checkpoint, str] = {"last": "", "selected": "_label_selected"}
     for score in SCORES:
-        line[_name(score)] = run.scores.get(score)
-        line[f"{_name(score)}_label_selected"] = run.selected.get(score)
+        line |= {f"{score[1]}_{score[0]}{end}": run.value(score, kind) for kind, end in kinds.items()}
+    raw = score_row(record, "raw")
     return line | {
-        "clusters_used": run.clusters_used,
-        "train_seconds": _rounded(run.train_seconds),
-        "peak_bytes": run.peak_bytes,
-        "device": run.machine,
-        "created": run.created,
-        "notes": "; ".join(run.notes),
+        "clusters_used": raw and raw.clusters_used,
+        "train_seconds": _rounded(train_seconds(record)),
+        "peak_bytes": peak_bytes(record),
+        "device": str(record.environment.get("device", "")),
+        "created": record.created,
+        "notes": "; ".join(record.notes),
         "record": Path(os.path.relpath(run.path, home)).as_posix(),
-        "command": run.command,
+        "command": record.command,
     }
 
 
-def _name(score: Score) -> str:
-    refinement, metric = score
-    return f"{metric}_{refinement}"
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
-def _csv(lines: Iterable[Line]) -> str:
-    buffer = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for line in lines:
-        if writer is None:
-            writer = csv.DictWriter(buffer, list(line), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(line)
-    return buffer.getvalue()
+def _csv(lines: Sequence[Line]) -> str:
+    return csv_text([lines[0], *(line.values() for line in lines)] if lines else [])

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from uss_bench.board.model import Board, Measure, Metric, Published, Row, Score
-from uss_bench.records import Refinement
+from uss_bench.board.model import Board, Measure, Row, Score
+from uss_bench.board.published import Published
+from uss_bench.results.scores import METRICS, REFINEMENTS
+from uss_bench.runtime.formatting import MISSING, mean_sd, number
 
-MISSING = "–"
 TIED = "tied with 1st"
-METRICS: dict[Metric, str] = {"accuracy": "Acc", "miou": "mIoU"}
-REFINEMENTS: dict[Refinement, str] = {"raw": "raw", "crf": "CRF"}
-
 STALE = "†"
-LABELLED = "‡"
+LABELED = "‡"
+ORACLE = (
+    "Per-image oracle: clusters are matched in every image by its own labels, as DiffSeg and DiffCut report. "
+    "No rank uses it."
+)
 _MEANINGS = {
     STALE: "stale: the method's code has changed since",
-    LABELLED: "labels were used for more than scoring; not ranked",
+    LABELED: "labels were used for more than scoring; not ranked",
 }
 
 
@@ -29,16 +29,14 @@ def score_name(score: Score) -> str:
 
 def mean(measure: Measure | None) -> str:
     """``15.6 ± 0.8``, or ``15.6`` for a single seed."""
-    if measure is None:
-        return MISSING
-    return f"{measure.mean:.1f}" + (f" ± {measure.sd:.1f}" if measure.sd is not None else "")
+    return MISSING if measure is None else mean_sd(measure.values)
 
 
 def interval(measure: Measure | None) -> str:
     """``14.6–16.0``."""
-    if measure is None or measure.low is None or measure.high is None:
+    if measure is None or measure.low is None:
         return MISSING
-    return f"{measure.low:.1f}–{measure.high:.1f}"
+    return f"{number(measure.low)}–{number(measure.high)}"
 
 
 def rank(measure: Measure | None) -> str:
@@ -49,43 +47,46 @@ def rank(measure: Measure | None) -> str:
     return TIED if measure.tier == 1 else f"tier {measure.tier}"
 
 
+def against(variant: Row, row: Row, score: Score) -> str:
+    """``−3.1``: a variant's mean minus that of its method's row."""
+    if score not in variant.measures or score not in row.measures:
+        return MISSING
+    return signed(variant.measures[score].mean - row.measures[score].mean)
+
+
+def signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−")
+
+
 def gap(row: Row, score: Score) -> str:
     """``+2.0``: what choosing the checkpoint by the labels would have added."""
-    return f"{row.gap[score]:+.1f}".replace("-", "−") if score in row.gap else MISSING
+    return signed(row.gap[score]) if score in row.gap else MISSING
+
+
+def oracle(row: Row, score: Score) -> str:
+    """``67.2 / 22.4``: accuracy and mIoU of the per-image oracle, refined as `score` is."""
+    values = [row.oracle.get((score[0], metric)) for metric in METRICS]
+    return MISSING if values == [None, None] else " / ".join(map(number, values))
 
 
 def clusters(row: Row) -> str:
     """``9–11 of 11``: used by the seeds, of those that the method has."""
     low, high = row.clusters_used
-    return f"{low if low == high else f'{low}–{high}'} of {row.clusters}"
+    return f"{low if low == high else f'{low}–{high}'} of {row.runs[0].record.clusters}"
 
 
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return MISSING
-    if seconds < 1:
-        return "< 1 s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def memory(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count else MISSING
-
-
-def percent(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.1f}"
+def memory(row: Row) -> str:
+    return MISSING if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.1f} GiB"
 
 
 def claim(one: Published) -> str:
     """``77.0 / 62.6``: accuracy and mIoU as printed."""
-    return " / ".join(one.printed[metric] for metric in METRICS)
+    return " / ".join(one.printed.values())
 
 
 def claim_source(one: Published) -> str:
     """``stego, Table 2, dino_vits8, CRF``."""
-    words = [one.source, one.backbone, REFINEMENTS[one.refinement]]
+    words = [one.source, one.claim.backbone or one.claim.printed_backbone, REFINEMENTS[one.refinement]]
     return ", ".join(word for word in words if word)
 
 
@@ -96,23 +97,18 @@ def status(one: Published) -> str:
     return ", ".join(f"{METRICS[metric]} {found}" for metric, found in one.status.items())
 
 
-def value(parameter: Any) -> str:
-    """A parameter's value as ``--set`` takes it."""
-    return parameter if isinstance(parameter, str) else json.dumps(parameter, ensure_ascii=False)
-
-
 def marks(row: Row) -> str:
-    return (STALE if row.stale else "") + (LABELLED if row.labels_used else "")
+    return (STALE if row.stale else "") + (LABELED if row.labels_used else "")
 
 
 def legend(rows: Iterable[Row]) -> list[str]:
-    """What the marks mean that some row bears."""
-    borne = "".join(marks(row) for row in rows)
-    return [f"{mark} {meaning}" for mark, meaning in _MEANINGS.items() if mark in borne]
+    """Return the meanings of the marks that some row has."""
+    used = "".join(marks(row) for row in rows)
+    return [f"{mark} {meaning}" for mark, meaning in _MEANINGS.items() if mark in used]
 
 
 def data_line(board: Board) -> str:
-    """``233 test images (train → test), 11 classes, protocol stego322@1 (af0fe5…)``."""
+    """``233 test images (train → test), 11 classes, protocol hash af0fe5…``."""
     key = board.key
     limit = f", at most {key.limit} of each split" if key.limit else ""
     return (
@@ -122,16 +118,20 @@ def data_line(board: Board) -> str:
 
 
 def seeds_line(rows: Sequence[Row]) -> str:
-    """How many seeds the rows have, as a reader has to know it to read ±."""
-    counts = sorted({len(row.runs) for row in rows})
-    if counts == [1]:
+    """Say how many seeds the rows have, as a reader has to know it to read ±."""
+    counts = {len(row.runs) for row in rows}
+    if counts == {1}:
         return "one seed"
-    if len(counts) == 1:
-        return f"mean ± standard deviation over {counts[0]} seeds"
-    return "mean ± standard deviation over the seeds of each row"
+    which = f"{counts.pop()} seeds" if len(counts) == 1 else "the seeds of each row"
+    return f"mean ± standard deviation over {which}"
 
 
 def notes(board: Board) -> list[str]:
-    """What the intervals of a board confess, each once."""
-    found = {measure.note for row in board.rows for measure in row.measures.values()}
+    """Return the warnings about a board's intervals, each once."""
+    found = {measure.note for row in board.every_row for measure in row.measures.values()}
     return sorted(found - {""})
+
+
+def remarks(board: Board) -> list[str]:
+    """Return the lines below a table: the meanings of its marks, and warnings about its intervals."""
+    return [*legend(board.every_row), *(f"Intervals: {note}" for note in notes(board))]

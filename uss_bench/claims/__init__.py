@@ -4,7 +4,7 @@
 
     claims = load_claims()                                        # those that come with uss-bench
     claims_for(claims, method="smooseg", dataset="cityscapes27")  # scores of the method as published
-    check_claims(settings)                                        # every measured setting against them
+    check_claims(configurations)                                  # what was measured, against them
 
 The ledger is a folder of TOML files, ``leaderboards/claims``, whose README.md says how to read and to
 extend it.
@@ -22,7 +22,7 @@ from uss_bench.claims.reproduction import (
     ClaimCheck,
     ReproductionStatus,
     check_claims,
-    differences,
+    claim_differences,
     reproduction,
 )
 
@@ -33,8 +33,8 @@ __all__ = [
     "ReproductionStatus",
     "built_in_folder",
     "check_claims",
+    "claim_differences",
     "claims_for",
-    "differences",
     "load_claims",
     "load_ledger",
     "reproduction",

@@ -7,7 +7,6 @@ written once, in ``conditions.toml``, because papers cite each other's numbers.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,14 +14,22 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from uss_bench.errors import DataError, did_you_mean
-from uss_bench.specs import Name, Paper, decode_toml
+from uss_bench.files.bundled import bundled_folders
+from uss_bench.plugins.specs import Name, Paper, decode_toml
+from uss_bench.protocol import TrainingGeometry
+from uss_bench.results.scores import Metric
+from uss_bench.runtime.formatting import number
 
-Source = Literal["own", "re-run", "cited"]
-Checkpoint = Literal["last", "selected", "unstated"]
+ClaimSource = Literal["own", "re-run", "cited"]
+ClaimedCheckpoint = Literal["last", "selected", "unstated"]
 
 CONDITIONS = "conditions.toml"
 AVERAGE = "average"
 """The dataset of a claim that is a mean over datasets."""
+
+
+UNVERIFIED = "unverified"
+"""The variant of numbers that are remembered and could not be read: nothing is compared with them."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +44,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the method, that of our plugin where there is one."""
     variant: str = ""
     """How the method differs from the one that is published; empty for the method itself."""
-    source: Source
+    source: ClaimSource
     """Whose method it is: the paper's ``own``, or another's, which was ``re-run`` or only ``cited``."""
     dataset: str
     split: str = ""
@@ -49,10 +56,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """The table's own word for the backbone."""
     crf: bool | None = None
     """Whether the prediction was refined; None where the source does not say."""
-    checkpoint: Checkpoint = "unstated"
+    checkpoint: ClaimedCheckpoint = "unstated"
     """``selected``: the best on the labels that the number was then measured on."""
     protocol: str = ""
-    """One of our protocols, ``stego320@1[flip=false]``, or the name of one that we do not have."""
+    """One of our protocols, ``stego320@2[flip=false]``, or the name of one that we do not have."""
     accuracy: float | None = None
     """Percent; None where the table has none."""
     miou: float | None = None
@@ -62,6 +69,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Printed decimals."""
     params: dict[str, Any] = {}
     """What is known of the method's parameters, by our names for them."""
+    training: dict[str, Any] = {}
+    """Where it was trained on other items than its released code makes: fields of `TrainingGeometry`."""
     notes: tuple[str, ...] = ()
     """What else must be known of the number: on how it was measured, on the row, on the table."""
 
@@ -73,13 +82,13 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     def scored(self) -> bool:
         return self.accuracy is not None or self.miou is not None
 
-    def value(self, metric: Literal["accuracy", "miou"]) -> float | None:
-        return self.accuracy if metric == "accuracy" else self.miou
+    def value(self, metric: Metric) -> float | None:
+        found: float | None = getattr(self, metric)
+        return found
 
-    def printed(self, metric: Literal["accuracy", "miou"]) -> str:
+    def printed(self, metric: Metric) -> str:
         """Return the number with the decimals that it has in print, or a dash."""
-        value = self.value(metric)
-        return "–" if value is None else f"{value:.{self.decimals}f}"
+        return number(self.value(metric), self.decimals)
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -98,9 +107,13 @@ class _Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backbone: str = ""
     protocol: str = ""
     crf: bool | None = None
-    checkpoint: Checkpoint = "unstated"
+    checkpoint: ClaimedCheckpoint = "unstated"
     params: dict[str, Any] = {}
+    training: dict[str, Any] = {}
     note: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.convert(self.training, TrainingGeometry)
 
 
 _Printed = float | Literal["-"]
@@ -113,7 +126,7 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         dict[str, Annotated[list[_Printed], msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)
     ]
     """Printed numbers by conditions, in the order of the table's `columns`; a dash where it has a dash."""
-    source: Source = "cited"
+    source: ClaimSource = "cited"
     variant: str = ""
     backbone: str = ""
     """As printed."""
@@ -217,10 +230,7 @@ def experiment(claim: Claim) -> bytes:
 
 def built_in_folder() -> Path:
     """Return the folder of the ledger that comes with uss-bench."""
-    found = importlib.util.find_spec("uss_bench.claims.data")
-    locations = list((found.submodule_search_locations if found else None) or ())
-    # A checkout that was never installed has leaderboards/ beside the package.
-    return Path(locations[0]) if locations else Path(__file__).parents[2] / "leaderboards" / "claims"
+    return bundled_folders("uss_bench.claims.data", "leaderboards/claims")[0]
 
 
 def _claims(
@@ -255,6 +265,7 @@ def _claims(
             crf=given.crf if row.crf is None else row.crf,
             checkpoint=given.checkpoint,
             protocol=given.protocol,
+            training=given.training,
             accuracy=printed.pop("accuracy", None),
             miou=printed.pop("miou", None),
             metrics=printed,

@@ -3,55 +3,79 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import msgspec
 
-from uss_bench import progress
 from uss_bench.errors import UsageError
-from uss_bench.json_files import JSON_ERRORS
-from uss_bench.registry import Registry
+from uss_bench.plugins.registry import Registry
+from uss_bench.runtime import progress
+from uss_bench.runtime.limits import LARGEST_COUNT, LARGEST_SEED, MOST_PROCESSES
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+SEED = click.IntRange(0, LARGEST_SEED)
+COUNT = click.IntRange(1, LARGEST_COUNT)
+PROCESSES = click.IntRange(1, MOST_PROCESSES)
+PATH = click.Path(path_type=Path)
+DIR = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
+workers_option = click.option("--workers", type=PROCESSES, help="Threads for the CRF. Default: all cores.")
+
 
 class FiniteRange(click.FloatRange):
-    """A range of numbers, of which infinity and NaN are none."""
+    """A range of numbers, without infinity and NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        if not math.isfinite(found):
-            self.fail(f"{value} is no finite number.", param, ctx)
-        return found
+        if not math.isfinite(click.FLOAT.convert(value, param, ctx)):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def gathered(
+    command: C,
+    options: Sequence[Callable[[Any], Any]],
+    collect: Callable[[dict[str, Any]], dict[str, Any]],
+) -> C:
+    """Add click options; `collect` takes their values out of the command's arguments and returns others."""
+
+    def collected(*args: Any, **kwargs: Any) -> Any:
+        new = collect(kwargs)
+        return command(*args, **new, **kwargs)
+
+    collected.__name__ = command.__name__
+    collected.__doc__ = command.__doc__
+    decorated: Any = collected
+    decorated.__click_params__ = getattr(command, "__click_params__", [])
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
 
 
 def common(command: C) -> C:
     """Add --plugin, --quiet and --debug; the command receives `registry`."""
 
-    def with_registry(*args: Any, plugin: tuple[Path, ...], quiet: bool, debug: bool, **kwargs: Any) -> Any:
-        progress.set_quiet(quiet)
-        return command(*args, registry=Registry(plugin), **kwargs)
+    def collect(values: dict[str, Any]) -> dict[str, Any]:
+        progress.set_quiet(values.pop("quiet"))
+        del values["debug"]  # the entry point looks for it itself
+        return {"registry": Registry(values.pop("plugin"))}
 
-    with_registry.__name__ = command.__name__
-    with_registry.__doc__ = command.__doc__
-    decorated: Any = with_registry
-    decorated.__click_params__ = getattr(command, "__click_params__", [])
-    for option in (
-        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
-        click.option("--quiet", is_flag=True, help="No messages and bars, only results."),
+    options = [
         click.option(
             "--plugin",
-            type=click.Path(path_type=Path),
+            type=PATH,
             multiple=True,
             metavar="DIR",
             help="A plugin's folder, or a folder of such; also USS_BENCH_PLUGINS. May be repeated.",
         ),
-    ):
-        decorated = option(decorated)
-    return decorated  # type: ignore[no-any-return]
+        click.option("--quiet", is_flag=True, help="No messages and bars, only results."),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+    ]
+    return gathered(command, options, collect)
 
 
 def dataset_options(command: C) -> C:
@@ -72,36 +96,21 @@ def data_options(command: C) -> C:
             help="Any other option of the dataset (uss-bench info DATASET).",
         ),
         click.option("--classes", metavar="FILE", help="Classes file of a `folder` dataset, or its name."),
-        click.option(
-            "--root", type=click.Path(path_type=Path), metavar="DIR", help="Where the dataset lies."
-        ),
+        click.option("--root", type=PATH, metavar="DIR", help="Where the dataset lies."),
     ):
         command = option(command)
     return command
 
 
-def collect_data(root: Path | None, classes: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Join --root, --classes and --data into the dataset's options."""
-    options = parse_pairs(pairs, "--data")
-    if root is not None:
-        options["root"] = str(root)
-    if classes is not None:
-        options["classes"] = classes
-    return options
+def aux_option(help: str) -> Callable[[C], C]:
+    """Return the option --aux; the command receives `aux_pairs` for `parse_folders`."""
+    return click.option("--aux", "aux_pairs", multiple=True, metavar="NAME=DIR", help=help)
 
 
-def parse_pairs(pairs: tuple[str, ...], flag: str) -> dict[str, Any]:
-    """Read ``key=value`` pairs; a value is JSON where it can be, else a string."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise UsageError(f"{flag} takes KEY=VALUE, not '{pair}'.")
-        try:
-            values[key.replace("-", "_")] = msgspec.json.decode(text)
-        except (*JSON_ERRORS, UnicodeEncodeError):
-            values[key.replace("-", "_")] = text
-    return values
+def warn_skipped(broken: Iterable[str]) -> None:
+    """Say on standard error which records are left out, and why."""
+    for message in broken:
+        click.echo(f"{click.style('skipped', fg='yellow')}  {message}", err=True)
 
 
 def records_option(command: C) -> C:
@@ -109,7 +118,7 @@ def records_option(command: C) -> C:
     return click.option(
         "--records",
         "folders",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=DIR,
         multiple=True,
         default=["results"],
         metavar="DIR",
@@ -117,7 +126,25 @@ def records_option(command: C) -> C:
     )(command)
 
 
+label_option = click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="METHOD=NAME",
+    help="What to call a method. May be repeated. Default: its own title.",
+)
+
+
+def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
+    """Read the values of --label: names by methods, or by whole labels of configurations."""
+    names = {}
+    for pair in pairs:
+        method, equals, name = pair.rpartition("=")
+        if not equals or not method or not name:
+            raise UsageError(f"--label takes METHOD=NAME, not '{pair}'.")
+        names[method] = name
+    return names
+
+
 def out_option(help: str) -> Callable[[C], C]:
-    return click.option(
-        "--out", type=click.Path(path_type=Path, file_okay=False), default="results", metavar="DIR", help=help
-    )
+    return click.option("--out", type=DIR, default="results", metavar="DIR", help=help)

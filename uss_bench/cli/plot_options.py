@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from uss_bench.cli.options import records_option
+from uss_bench.cli.options import FILE, gathered, label_option, parse_labels, records_option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,58 +19,52 @@ C = TypeVar("C", bound=Callable[..., Any])
 def selection(*, one_method: bool = False, opened: bool = False) -> Callable[[C], C]:
     """Add --out and the options that choose records; the command receives `query` and `out`.
 
+    `common` stands above it: the registry is needed for the methods' titles.
+
     Args:
         one_method: --method is required and given once; else it may be repeated, and all is the default.
         opened: the command opens a dataset, so --dataset and --backbone are its own.
     """
 
-    def add(command: C) -> C:
-        def with_query(*args: Any, **options: Any) -> Any:
-            from uss_bench.plots.selection import Query
-            from uss_bench.plots.style import figure_format
+    def collect(options: dict[str, Any]) -> dict[str, Any]:
+        from uss_bench.plots.style import check_target
+        from uss_bench.results.selection import Query
 
-            figure_format(options["out"])  # a wrong suffix ends here, before any work
-            methods = options.pop("methods")
-            query = Query(
-                folders=options.pop("folders"),
-                methods=[methods] if one_method else methods,
-                protocol=options.pop("protocol"),
-                datasets=() if opened else options.pop("datasets"),
-                backbone=None if opened else options.pop("wanted_backbone"),
-            )
-            return command(*args, query=query, **options)
+        check_target(options["out"])
+        methods = options.pop("methods")
+        query = Query(
+            folders=options.pop("folders"),
+            methods=[methods] if one_method else methods,
+            protocol=options.pop("protocol"),
+            datasets=() if opened else options.pop("datasets"),
+            backbone=None if opened else options.pop("wanted_backbone"),
+            titles={**options["registry"].titles(), **parse_labels(options.pop("labels"))},
+        )
+        return {"query": query}
 
-        with_query.__name__ = command.__name__
-        with_query.__doc__ = command.__doc__
-        decorated: Any = with_query
-        decorated.__click_params__ = getattr(command, "__click_params__", [])
-        for option in _selection_options(one_method, opened):
-            decorated = option(decorated)
-        return decorated  # type: ignore[no-any-return]
-
-    return add
+    options = _selection_options(one_method, opened)
+    return lambda command: gathered(command, options, collect)
 
 
 def _selection_options(one_method: bool, opened: bool) -> Sequence[Callable[[Any], Any]]:
-    """Return the options of `selection`, the last in the help first."""
-    figure = click.Path(path_type=Path, dir_okay=False)
     method = "A method, or a whole label with parameters."
     if not one_method:
         method += " May be repeated. Default: all."
     chosen = [
-        click.option("--backbone", "wanted_backbone", metavar="NAME", help="Records with this backbone."),
         click.option(
             "--dataset", "datasets", multiple=True, metavar="NAME", help="Records on it. May be repeated."
         ),
+        click.option("--backbone", "wanted_backbone", metavar="NAME", help="Records with this backbone."),
     ]
     return [
-        click.option("--out", required=True, type=figure, metavar="FILE", help="A .pdf, .png or .svg file."),
-        records_option,
-        click.option("--protocol", metavar="NAME", help="Records under this protocol."),
-        *([] if opened else chosen),
         click.option(
             "--method", "methods", multiple=not one_method, required=one_method, metavar="NAME", help=method
         ),
+        *([] if opened else chosen),
+        click.option("--protocol", metavar="NAME", help="Records under this protocol."),
+        records_option,
+        label_option,
+        click.option("--out", required=True, type=FILE, metavar="FILE", help="A .pdf, .png or .svg file."),
     ]
 
 

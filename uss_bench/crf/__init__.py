@@ -5,8 +5,8 @@ Gaussian Edge Potentials", NIPS 2011, with the defaults of the STEGO lineage in 
 engine is this package's own and needs no compiler; its label maps are tested against those of
 pydensecrf, which stays available as ``engine="pydensecrf"``.
 
-`refine` treats one image, `CrfPool` a stream of them on several processes. Importing this package
-imports neither torch nor numba: worker processes start fast, and ``--help`` does.
+`refine` treats one image, `CrfPool` a stream of them on several threads. Importing this package imports
+neither torch nor numba, so that ``--help`` starts fast.
 """
 
 from uss_bench.crf.engines import Engine, refine

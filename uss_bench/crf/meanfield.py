@@ -1,64 +1,76 @@
 """Mean-field inference in a fully connected CRF with Potts compatibility.
 
 Source: Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge
-Potentials", NIPS 2011, Algorithm 1. Nothing here knows what a kernel is made of.
+Potentials", NIPS 2011, Algorithm 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from uss_bench.crf.compiling import compiled
+from uss_bench.crf.filtering import Floats, length_of, slice_, splat
+from uss_bench.crf.lattice import Lattice, Stream, zeros
 
-Array = NDArray[Any]
-AddFiltered = Callable[[Array, float, Array], None]
-"""``add(q, factor, out)`` adds factor × K q to `out`; `q` and `out` are (N, K classes)."""
-
-_BLOCK = 4096
-"""Rows per pass of the softmax: three passes over a block find it in the processor's cache."""
+BLOCK_BYTES = 1 << 19
+"""Size of the logits that are treated at a time, which stay in the processor's cache."""
 
 
-def mean_field(unary: Array, kernels: Sequence[tuple[float, AddFiltered]], iterations: int) -> Array:
-    """Return Q after `iterations` synchronous updates Q ← softmax(−unary + Σ weight · K Q).
+def block_length(channels: int) -> int:
+    """Return how many pixels are treated at a time."""
+    return max(1, BLOCK_BYTES // (4 * channels))
+
+
+def mean_field(
+    log_unary: Floats, positions: Stream, colors: Lattice, weights: tuple[float, float], iterations: int
+) -> Floats:
+    """Return Q after `iterations` synchronous updates Q ← softmax(log_unary + Σ weight · K Q).
 
     A Potts term of weight w charges a pixel for the mass of all *other* classes around it, which up
     to a constant per pixel is a credit of w for its own.
 
+    An update is one pass over the pixels. A block of Q is replaced in place once the stream of positions
+    has read it, and is added to the next table of colors while it is in the cache.
+
     Args:
-        unary: energies, floating point (N pixels, K classes).
-        kernels: weight and filter of each pairwise term.
-        iterations: updates after the start, Q = softmax(−unary).
+        log_unary: float32 (N, padded K), −inf in the padding.
+        positions: the smoothing kernel, in blocks of `block_length`.
+        colors: the kernel that follows colors.
+        weights: of the two.
+        iterations: updates after the start, Q = softmax(log_unary).
 
     Returns:
-        Probabilities of the dtype and shape of `unary`.
+        Probabilities, float32 (N, padded K), 0 in the padding.
     """
-    q = np.negative(unary)
-    softmax_rows(q)
-    logits = np.empty_like(q)
-    for _ in range(iterations):
-        np.negative(unary, out=logits)
-        for weight, add_filtered in kernels:
-            add_filtered(q, weight, logits)
-        softmax_rows(logits)
-        q, logits = logits, q
+    n_points, channels = log_unary.shape
+    length, chunk = block_length(channels), length_of(log_unary)
+    near, far = map(np.float32, weights)
+    q = zeros(log_unary.shape)
+    block = zeros((length, channels))
+    rings = positions.rings(channels)
+    table, following = colors.tables(channels)
+    for update in range(iterations + 1):
+        if update:
+            table, following = colors.blur(following, table)
+            following[:] = 0
+        for number, start in enumerate(range(0, n_points, length)):
+            part = slice(start, min(start + length, n_points))
+            logits = block[: part.stop - start]
+            logits[:] = log_unary[part]
+            if update:
+                positions.advance(q, number, rings)
+                slice_(rings[-1], *positions.lattice.corners(part), near, logits, chunk)
+                slice_(table, *colors.corners(part), far, logits, chunk)
+            _subtract_maximum(logits)
+            np.exp(logits, out=logits)  # vectorized by numpy; compiled code would call libm number by number
+            _divide_by_sum(logits, q[part])
+            if update < iterations:
+                splat(q[part], *colors.corners(part), following, chunk)
     return q
 
 
-def softmax_rows(logits: Array) -> None:
-    """Replace every row of `logits` (N, K) by its softmax, in place."""
-    for start in range(0, len(logits), _BLOCK):
-        block = logits[start : start + _BLOCK]
-        _subtract_row_maximum(block)
-        np.exp(block, out=block)  # vectorised by numpy; compiled code would call libm number by number
-        _divide_by_row_sum(block)
-
-
 @compiled
-def _subtract_row_maximum(rows: Array) -> None:
+def _subtract_maximum(rows: Floats) -> None:
     for n in range(rows.shape[0]):
         largest = rows[n, 0]
         for k in range(1, rows.shape[1]):
@@ -68,11 +80,11 @@ def _subtract_row_maximum(rows: Array) -> None:
 
 
 @compiled
-def _divide_by_row_sum(rows: Array) -> None:
+def _divide_by_sum(rows: Floats, out: Floats) -> None:
     for n in range(rows.shape[0]):
         total = rows[n, 0]
         for k in range(1, rows.shape[1]):
             total += rows[n, k]
         inverse = 1 / total
         for k in range(rows.shape[1]):
-            rows[n, k] *= inverse
+            out[n, k] = rows[n, k] * inverse

@@ -1,52 +1,37 @@
-"""A stream of images through the CRF on several processes, in order and in bounded memory.
-
-Process pools are where evaluations used to hang: a forked worker inherits a lock, one is killed for
-its memory, and the parent waits for ever. Here workers are spawned, never forked; each is driven by
-one thread of the parent over one pipe, so that no message waits behind another; and whatever
-happens to a worker, the image that it held is still in the parent, which refines it itself.
-"""
+"""A stream of images through the CRF on several threads, in order and in bounded memory."""
 
 from __future__ import annotations
 
-import functools
-import warnings
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
+from typing import Any
 
-from uss_bench.cores import whole_cores
-from uss_bench.crf.engines import DEFAULT_PARAMS, Engine, check_settings, refine
-from uss_bench.crf.workers import Crew, Item, LabelMap, RefineFn, WorkerLost, label_map
-from uss_bench.errors import UsageError
+from numpy.typing import NDArray
+
+from uss_bench.crf.engines import DEFAULT_PARAMS, Engine, LabelMap, bytes_needed, check_settings, label_map
+from uss_bench.errors import RunError, UssBenchError, is_out_of_memory
 from uss_bench.protocol import CrfParams
+from uss_bench.runtime.cores import usable_memory, whole_cores
 
-Pending = deque[tuple[Item, Future[LabelMap] | None]]
+Item = tuple[NDArray[Any], NDArray[Any]]
 
 
 class CrfPool:
-    """Worker processes that refine a stream of images; a context manager.
+    """Threads that refine a stream of images; a context manager.
 
-    ::
-
-        with CrfPool(protocol.crf) as pool:
-            for labels in pool.labels(items):
-                ...
-
-    As with every use of spawned processes, a script that creates a pool does so under
-    ``if __name__ == "__main__":``.
+    The compiled loops release the interpreter lock, so threads keep all cores busy and share the images where
+    they lie. pydensecrf does not: with that engine one image is refined at a time.
 
     Args:
         params: the CRF's parameters.
         engine: see `uss_bench.crf.refine`.
-        workers: number of processes, by default one per core; with one or fewer, images are refined
-            in this process.
-        timeout_s: seconds for which an image may keep those after it waiting.
-        refine_fn: what computes the probabilities, instead of `uss_bench.crf.refine`; picklable.
-        log: receives the warning of a lost worker, instead of `warnings.warn`.
-
-    Attributes:
-        fallbacks: how many images this process refined because workers were lost.
+        workers: number of threads, by default one per core.
+        max_bytes: what the images in the pool may take together, see `bytes_needed`; by default the
+            threads' share of half of this process's memory. One image is always taken.
 
     Raises:
         UsageError: for an unknown engine, or parameters out of range.
@@ -58,20 +43,14 @@ class CrfPool:
         *,
         engine: Engine = "lattice",
         workers: int | None = None,
-        timeout_s: float = 120.0,
-        refine_fn: RefineFn | None = None,
-        log: Callable[[str], None] | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         check_settings(params, engine)
-        if timeout_s <= 0:
-            raise UsageError(f"The CRF's time-out must be positive, not {timeout_s} seconds.")
-        self._refine = refine_fn or functools.partial(refine, params=params, engine=engine)
-        self._workers = whole_cores() if workers is None else workers
-        self._timeout_s = timeout_s
-        self._log = log or _warn
-        self._crew: Crew | None = None
-        self._lost = False
-        self.fallbacks = 0
+        self._params, self._engine = params, engine
+        self._workers = workers or whole_cores()
+        share = min(1.0, self._workers / whole_cores())
+        self._max_bytes = int(share * usable_memory() / 2) if max_bytes is None else max_bytes
+        self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="crf")
 
     def __enter__(self) -> CrfPool:
         return self
@@ -82,76 +61,52 @@ class CrfPool:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes; a later call of `labels` starts new ones."""
-        if self._crew is not None:
-            self._crew.kill()
-            self._crew = None
+        """End the threads; what has not begun is not done."""
+        self._threads.shutdown(cancel_futures=True)
 
-    def labels(self, items: Iterable[Item]) -> Iterator[LabelMap]:
+    def labels(self, items: Iterable[Item], names: Sequence[str] = ()) -> Iterator[LabelMap]:
         """Yield the refined label map of every (image, log_probs) of `items`, in their order.
 
-        At most two items per worker are read ahead. If a worker dies, or an image takes longer than
-        the time-out, all workers are killed and this process refines that image and all further ones.
-
         Args:
-            items: uint8 (H, W, 3) and float (K, H, W) each, see `uss_bench.crf.refine`.
+            items: uint8 (H, W, 3) and float (K, H, W) each, see `uss_bench.crf.refine`. They are read ahead
+                by at most two per thread and as `max_bytes` allows.
+            names: of the items, for messages.
 
         Yields:
             The most probable class of every pixel, (H, W): uint8 for up to 256 classes, else uint16.
 
         Raises:
-            ContractError: for a wrong item, when its turn comes.
+            UssBenchError: for an item that cannot be refined, with its name, when its turn comes.
         """
-        if self._workers <= 1:
-            for item in items:
-                yield label_map(self._refine, *item)
-            return
-
-        pending: Pending = deque()
+        pending: deque[tuple[Future[LabelMap], int]] = deque()
+        labels_of = partial(label_map, params=self._params, engine=self._engine)
+        taken = itertools.count()
         try:
             for item in items:
-                pending.append((item, self._submit(item)))
-                if len(pending) == 2 * self._workers:
-                    yield self._take(pending)
+                size = bytes_needed(*item)
+                pending.append((self._threads.submit(labels_of, *item), size))
+                del item
+                # The next is read when there is room for one of this size.
+                while len(pending) == 2 * self._workers or (
+                    pending and size + sum(each for _, each in pending) > self._max_bytes
+                ):
+                    yield _result(pending.popleft()[0], next(taken), names)
             while pending:
-                yield self._take(pending)
+                yield _result(pending.popleft()[0], next(taken), names)
         finally:
-            if pending:  # the consumer stopped early, or something failed: nobody wants what is in flight
-                self.close()
-
-    def _submit(self, item: Item) -> Future[LabelMap] | None:
-        if self._crew is None and not self._lost:
-            try:
-                self._crew = Crew(self._refine, self._workers)
-            except WorkerLost as lost:
-                self._give_up(str(lost))
-        return self._crew.submit(item) if self._crew else None
-
-    def _take(self, pending: Pending) -> LabelMap:
-        labels = self._result(*pending[0])
-        pending.popleft()  # only now: an interrupt while waiting must still find it pending
-        return labels
-
-    def _result(self, item: Item, future: Future[LabelMap] | None) -> LabelMap:
-        if future is not None:
-            # Workers take images in order, so by the time that an image is waited for, one has it.
-            try:
-                return future.result(self._timeout_s)
-            except TimeoutError:
-                self._give_up(f"an image took longer than {self._timeout_s:g} s")
-            except WorkerLost as lost:
-                self._give_up(str(lost))
-            except CancelledError:
-                self._give_up("they were ended")
-        self.fallbacks += 1
-        return label_map(self._refine, *item)
-
-    def _give_up(self, reason: str) -> None:
-        self.close()
-        if not self._lost:
-            self._lost = True
-            self._log(f"CRF workers were given up because {reason}; this process refines the rest itself.")
+            for future, _ in pending:  # the consumer stopped early, or something failed
+                future.cancel()
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+def _result(future: Future[LabelMap], index: int, names: Sequence[str]) -> LabelMap:
+    try:
+        return future.result()
+    except Exception as error:
+        name = names[index] if index < len(names) else str(index + 1)
+        if is_out_of_memory(error):
+            raise RunError(
+                f"The CRF ran out of memory on image '{name}'.", hint="Lower --workers."
+            ) from error
+        if isinstance(error, UssBenchError):
+            raise type(error)(f"The CRF of image '{name}' failed. {error.what}", hint=error.hint) from error
+        raise

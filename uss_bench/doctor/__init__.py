@@ -1,40 +1,40 @@
 """Whether everything that uss-bench needs works on this machine, and what to do where it does not.
 
-Every check does the thing rather than guess at it: a file is written, an image is refined, a matrix is
-multiplied on the GPU. A check that raises is itself a finding, so that an installation which is broken
-beyond expectation is still told about.
+Every check does what a run does: it writes a file, refines an image, multiplies a matrix on the GPU. A check
+that raises an error is itself a finding.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-
-from uss_bench.cores import usable_cores
-from uss_bench.doctor.finding import Finding, State
+from uss_bench.doctor.finding import DoctorFinding
 from uss_bench.doctor.folders import check_folders
+from uss_bench.doctor.packages import check_libraries, check_packages, check_plots, check_python
 from uss_bench.doctor.slurm import check_slurm
+from uss_bench.runtime.cores import usable_cores
+from uss_bench.runtime.formatting import byte_size
+from uss_bench.runtime.installation import import_fault
+from uss_bench.runtime.text import first_line
 
 
-def examine(out: Path) -> Iterator[Finding]:
+def examine(out: Path) -> Iterator[DoctorFinding]:
     """Run all checks and yield what they find, one after the other.
 
     Args:
         out: the folder for results; it need not exist.
     """
-    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+    checks: list[tuple[str, Callable[[], Iterator[DoctorFinding]]]] = [
         ("python", check_python),
         ("packages", check_packages),
+        ("libraries", check_libraries),
+        ("plots", check_plots),
         ("compiler", check_compiler),
         ("CRF", check_crf),
         ("GPU", check_gpu),
@@ -47,64 +47,24 @@ def examine(out: Path) -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            yield Finding(name, "problem", text, "Install uss-bench again, into a fresh environment.")
+            fault = import_fault(error)
+            what = fault.what if fault is not None else first_line(f"{type(error).__name__}: {error}")
+            advice = "Install uss-bench again, into a fresh environment."
+            yield DoctorFinding(name, "problem", what, (fault and fault.hint) or advice)
 
 
-def check_python() -> Iterator[Finding]:
-    """Hold the interpreter against the version that the installed package requires."""
-    required = metadata.metadata("uss-bench")["Requires-Python"]
-    version = platform.python_version()
-    fits = SpecifierSet(required).contains(version, prereleases=True)
-    advice = "" if fits else "Make an environment with another Python, and install uss-bench there."
-    yield Finding("python", "ok" if fits else "problem", f"{version}, {required} is needed", advice)
-
-
-def check_packages() -> Iterator[Finding]:
-    """Hold every dependency against its declared minimum; extras may be missing."""
-    fine = 0
-    for text in metadata.requires("uss-bench") or []:
-        requirement = Requirement(text)
-        extra = _extra(requirement)
-        if extra not in ("", "crf", "plots"):
-            continue  # what developers need
-        needed = f"{requirement.name}{requirement.specifier}"
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            command = f"pip install 'uss-bench[{extra}]'" if extra else f"pip install '{needed}'"
-            used = {"crf": "only for --crf pydensecrf", "plots": "only for plot embedding"}.get(extra)
-            state: State = "note" if extra else "problem"
-            yield Finding(requirement.name, state, f"not installed{f', {used}' if used else ''}", command)
-            continue
-        if requirement.specifier.contains(version, prereleases=True):
-            fine += 1
-        else:
-            advice = f"pip install '{needed}'"
-            yield Finding(requirement.name, "problem", f"{version}, and {needed} is needed", advice)
-    yield Finding("packages", "ok", f"{fine} at or above their declared minimum")
-
-
-def _extra(requirement: Requirement) -> str:
-    """Return the extra that a requirement belongs to, or nothing."""
-    if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-        return ""
-    known = metadata.metadata("uss-bench").get_all("Provides-Extra") or []
-    return next((one for one in known if requirement.marker.evaluate({"extra": one})), "another platform's")
-
-
-def check_compiler() -> Iterator[Finding]:
+def check_compiler() -> Iterator[DoctorFinding]:
     """Look for a C++ compiler, which only building pydensecrf needs."""
     names = [*filter(None, [os.environ.get("CXX")]), "c++", "g++", "clang++", "cl"]
     found = next(filter(None, map(shutil.which, names)), None)
     if found:
-        yield Finding("compiler", "ok", f"{found} (needed to build pydensecrf only)")
+        yield DoctorFinding("compiler", "ok", f"{found} (needed to build pydensecrf only)")
         return
     advice = "Nothing, unless you want --crf pydensecrf: then install g++ or clang++."
-    yield Finding("compiler", "note", "none; the built-in CRF needs none", advice)
+    yield DoctorFinding("compiler", "note", "no C++ compiler; the built-in CRF needs none", advice)
 
 
-def check_crf() -> Iterator[Finding]:
+def check_crf() -> Iterator[DoctorFinding]:
     """Refine a tiny image with the built-in engine, and with pydensecrf where it is installed."""
     import numpy as np
 
@@ -115,9 +75,9 @@ def check_crf() -> Iterator[Finding]:
     sums = refined.sum(axis=0)
     if not np.isfinite(refined).all() or abs(sums - 1).max() > 1e-4:
         advice = "Reinstall numba and NumPy; set NUMBA_CACHE_DIR to an empty folder."
-        yield Finding("CRF, lattice", "problem", "its probabilities do not sum to one", advice)
+        yield DoctorFinding("CRF, lattice", "problem", "its probabilities do not sum to one", advice)
         return
-    yield Finding("CRF, lattice", "ok", "compiled, and refined an image")
+    yield DoctorFinding("CRF, lattice", "ok", "compiled, and refined an image")
     try:
         importlib.import_module("pydensecrf.densecrf")
     except ModuleNotFoundError:
@@ -126,7 +86,7 @@ def check_crf() -> Iterator[Finding]:
     differing = int((reference.argmax(axis=0) != refined.argmax(axis=0)).sum())
     found = f"{differing} of {refined[0].size} pixels have another label than the lattice gives"
     advice = "Do not mix engines; please report the versions." if differing else ""
-    yield Finding("CRF, pydensecrf", "problem" if differing else "ok", found, advice)
+    yield DoctorFinding("CRF, pydensecrf", "problem" if differing else "ok", found, advice)
 
 
 def _scene() -> tuple[Any, Any]:
@@ -140,7 +100,7 @@ def _scene() -> tuple[Any, Any]:
     return image, logits.astype(np.float32)
 
 
-def check_gpu() -> Iterator[Finding]:
+def check_gpu() -> Iterator[DoctorFinding]:
     """Multiply matrices on the GPU, if there is one."""
     import torch
 
@@ -149,9 +109,9 @@ def check_gpu() -> Iterator[Finding]:
             built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
             advice = "Install the torch build that fits your driver: https://pytorch.org/get-started"
             found = f"torch {torch.__version__} (built for {built}) cannot use the GPU of this machine"
-            yield Finding("GPU", "note", found, advice)
+            yield DoctorFinding("GPU", "note", found, advice)
             return
-        yield Finding("GPU", "note", "none: everything runs on the CPU, more slowly")
+        yield DoctorFinding("GPU", "note", "no GPU: everything runs on the CPU, more slowly")
         return
     name = torch.cuda.get_device_name()
     try:
@@ -161,30 +121,34 @@ def check_gpu() -> Iterator[Finding]:
     except RuntimeError as error:
         found = f"{name} cannot be used: {str(error).splitlines()[0]}"
         advice = "Use --device cpu, or install the torch build that fits GPU and driver."
-        yield Finding("GPU", "problem", found, advice)
+        yield DoctorFinding("GPU", "problem", found, advice)
         return
     if not exact:
-        yield Finding("GPU", "problem", f"{name} multiplies wrongly", "Use --device cpu; suspect the driver.")
+        yield DoctorFinding(
+            "GPU", "problem", f"{name} multiplies wrongly", "Use --device cpu; suspect the driver."
+        )
         return
-    found = f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    found = f"{name}, {byte_size(free)} of {byte_size(total)} free"
     advice = "Other processes hold its memory: nvidia-smi shows them." if free < 0.2 * total else ""
-    yield Finding("GPU", "note" if advice else "ok", found, advice)
+    yield DoctorFinding("GPU", "note" if advice else "ok", found, advice)
 
 
-def check_encoding() -> Iterator[Finding]:
+def check_encoding() -> Iterator[DoctorFinding]:
     """Ask for UTF-8 where text is printed and where files are named."""
     advice = "Set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8."
     output = (sys.stdout.encoding or "none").lower().replace("_", "-")
     names = sys.getfilesystemencoding().lower()
     if output not in ("utf-8", "utf8"):
-        yield Finding("encoding", "problem", f"tables cannot be printed: the output is {output}", advice)
+        yield DoctorFinding(
+            "encoding", "problem", f"tables cannot be printed: the output is {output}", advice
+        )
     if names != "utf-8":
-        yield Finding("encoding", "problem", f"names of files may be lost: they are {names}", advice)
+        yield DoctorFinding("encoding", "problem", f"names of files may be lost: they are {names}", advice)
     if output in ("utf-8", "utf8") and names == "utf-8":
-        yield Finding("encoding", "ok", "UTF-8 for output and for names of files")
+        yield DoctorFinding("encoding", "ok", "UTF-8 for output and for names of files")
 
 
-def check_threads() -> Iterator[Finding]:
+def check_threads() -> Iterator[DoctorFinding]:
     """Compare the threads that torch takes with the cores that this process may use."""
     import torch
 
@@ -202,6 +166,6 @@ def check_threads() -> Iterator[Finding]:
         advice = "Waiting threads take the cores from the CRF: unset OMP_WAIT_POLICY."
     elif cores > 1 and threads == 1:
         advice = "Training uses one core: unset OMP_NUM_THREADS, if the others are free."
-    yield Finding(
+    yield DoctorFinding(
         "threads", "note" if advice else "ok", f"{found} ({settings})" if settings else found, advice
     )

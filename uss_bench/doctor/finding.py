@@ -9,7 +9,7 @@ State = Literal["ok", "note", "problem"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFinding:
     """What a check found: ``note`` for what works with a restriction, ``problem`` for what does not."""
 
     name: str

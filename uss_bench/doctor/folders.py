@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from uss_bench.doctor.finding import Finding, State
+from uss_bench.doctor.finding import DoctorFinding, State
+from uss_bench.runtime.formatting import byte_size
 
 _ROOM = 10**9
 """Bytes below which a disk is said to be nearly full."""
@@ -16,9 +17,9 @@ _TIGHT = 50 * 10**6
 """Bytes below which a record and its state may not fit."""
 
 
-def check_folders(out: Path) -> Iterator[Finding]:
+def check_folders(out: Path) -> Iterator[DoctorFinding]:
     """Write, rename and lock a file in cache, results and temporary folder, and see what room is left."""
-    from uss_bench.paths import CACHE_VARIABLE, cache_root
+    from uss_bench.files.atomic import CACHE_VARIABLE, cache_root
 
     yield _folder(
         "cache",
@@ -37,11 +38,11 @@ def check_folders(out: Path) -> Iterator[Finding]:
     try:
         temporary = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
-        yield Finding("TMPDIR", "problem", str(error), "Set TMPDIR to a folder that can be written.")
+        yield DoctorFinding("TMPDIR", "problem", str(error), "Set TMPDIR to a folder that can be written.")
         return
     if chosen and Path(chosen).absolute() != temporary.absolute():
         advice = "Set TMPDIR to a folder that can be written."
-        yield Finding("TMPDIR", "note", f"{chosen} cannot be used; {temporary} is", advice)
+        yield DoctorFinding("TMPDIR", "note", f"{chosen} cannot be used; {temporary} is", advice)
     yield _folder(
         "temporary",
         temporary,
@@ -50,7 +51,7 @@ def check_folders(out: Path) -> Iterator[Finding]:
     )
 
 
-def _folder(name: str, folder: Path, *, unwritable: tuple[State, str], full: str) -> Finding:
+def _folder(name: str, folder: Path, *, unwritable: tuple[State, str], full: str) -> DoctorFinding:
     """Write a file where `folder` is, or where it would be made; leave nothing."""
     there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     try:
@@ -59,14 +60,16 @@ def _folder(name: str, folder: Path, *, unwritable: tuple[State, str], full: str
             free = shutil.disk_usage(there).free
             fault = _fault_of_locks(Path(made))
     except OSError as error:
-        return Finding(name, unwritable[0], f"{folder} cannot be written: {error.strerror}", unwritable[1])
+        return DoctorFinding(
+            name, unwritable[0], f"{folder} cannot be written: {error.strerror}", unwritable[1]
+        )
     if fault:
-        advice = "Put it on another file system: two processes could not tell that they do the same work."
-        return Finding(name, "problem", f"files in {folder} cannot be locked: {fault}", advice)
-    found = f"{folder}, {free / 1e9:.1f} GB free"
+        advice = "Put it on another file system: two processes could do the same work without noticing."
+        return DoctorFinding(name, "problem", f"files in {folder} cannot be locked: {fault}", advice)
+    found = f"{folder}, {byte_size(free)} free"
     if free < _ROOM:
-        return Finding(name, unwritable[0] if free < _TIGHT else "note", found, full)
-    return Finding(name, "ok", found)
+        return DoctorFinding(name, unwritable[0] if free < _TIGHT else "note", found, full)
+    return DoctorFinding(name, "ok", found)
 
 
 def _write_and_rename(folder: Path) -> None:
@@ -78,7 +81,7 @@ def _write_and_rename(folder: Path) -> None:
 
 
 def _fault_of_locks(folder: Path) -> str:
-    """Lock a file twice; say what is wrong if the first fails or the second does not."""
+    """Lock a file twice; return what is wrong if the first attempt fails or the second succeeds."""
     import filelock
 
     first, second = (filelock.FileLock(folder / "lock", is_singleton=False) for _ in range(2))
@@ -94,7 +97,7 @@ def _fault_of_locks(folder: Path) -> str:
         return getattr(error, "strerror", None) or str(error)
 
 
-def _closed_folders(out: Path) -> Iterator[Finding]:
+def _closed_folders(out: Path) -> Iterator[DoctorFinding]:
     """Name the datasets' folders in the results folder that others made and closed."""
     try:
         closed = [one.name for one in sorted(out.iterdir()) if one.is_dir() and not os.access(one, os.W_OK)]
@@ -102,4 +105,4 @@ def _closed_folders(out: Path) -> Iterator[Finding]:
         return  # it is not there, or told of above
     if closed:
         found = f"{', '.join(closed)} in {out} cannot be written, though {out} can"
-        yield Finding("results, inside", "problem", found, f"Ask their owner, or: chmod -R u+w {out}")
+        yield DoctorFinding("results, inside", "problem", found, f"Ask their owner, or: chmod -R u+w {out}")

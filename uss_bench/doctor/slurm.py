@@ -9,43 +9,45 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from uss_bench.doctor.finding import Finding
+from uss_bench.doctor.finding import DoctorFinding
 
 _PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
 _PATIENCE_S = 15
 
 
-def check_slurm() -> Iterator[Finding]:
+def missing_programs() -> list[str]:
+    """Return which of SLURM's programs that submitting needs are not on PATH."""
+    return [name for name in _PROGRAMS if shutil.which(name) is None]
+
+
+def check_slurm() -> Iterator[DoctorFinding]:
     """Ask SLURM for its partitions, and look for submitit, which only ``--launcher slurm`` needs."""
-    missing = [name for name in _PROGRAMS if shutil.which(name) is None]
+    missing = missing_programs()
     if len(missing) == len(_PROGRAMS):
-        yield Finding("SLURM", "note", "none here: cells run on this machine")
+        yield DoctorFinding("SLURM", "note", "none here: cells run on this machine")
         return
     if missing:
         advice = "Use a login node of the cluster, or add SLURM's programs to PATH."
-        yield Finding("SLURM", "note", f"{', '.join(missing)} cannot be found", advice)
+        yield DoctorFinding("SLURM", "note", f"{', '.join(missing)} cannot be found", advice)
         return
     version, partitions = _ask("sbatch", "--version"), _ask("sinfo", "--noheader", "--format=%P")
     if partitions is None:
         advice = "--launcher slurm will not work: is slurmctld up, and does SLURM_CONF name its file?"
-        yield Finding("SLURM", "note", f"{version or 'SLURM'} does not answer", advice)
+        yield DoctorFinding("SLURM", "note", f"{version or 'SLURM'} does not answer", advice)
         return
     names = ", ".join(partitions.split()) or "none"
     found = f"{version}, partitions: {names}"
-    needed = _declared("submitit")
+    needed, advice = _declared("submitit"), "pip install 'uss-bench[slurm]'"
     try:
         installed = metadata.version("submitit")
     except metadata.PackageNotFoundError:
-        advice = "pip install 'uss-bench[slurm]'"
-        yield Finding("SLURM", "note", f"{found}; submitit is not installed", advice)
+        yield DoctorFinding("SLURM", "note", f"{found}; submitit is not installed", advice)
         return
     if needed is not None and not needed.specifier.contains(installed, prereleases=True):
-        advice = "pip install 'uss-bench[slurm]'"
-        yield Finding(
-            "SLURM", "note", f"{found}; submitit {installed}, and {needed.specifier} is needed", advice
-        )
+        old = f"{found}; submitit {installed}, and {needed.specifier} is needed"
+        yield DoctorFinding("SLURM", "note", old, advice)
         return
-    yield Finding("SLURM", "ok", f"{found}; submitit {installed}")
+    yield DoctorFinding("SLURM", "ok", f"{found}; submitit {installed}")
 
 
 def _declared(name: str) -> Requirement | None:

@@ -8,7 +8,6 @@ records are rows of the same kind.
 from __future__ import annotations
 
 import csv
-import io
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 import msgspec
 
 from uss_bench.errors import DataError
-from uss_bench.record_files import read_record, record_files
-from uss_bench.records import RunRecord
+from uss_bench.results.files import read_record, record_files
+from uss_bench.results.record import RunRecord
+from uss_bench.runtime.text import csv_text
 
 TABLE = Path(__file__).with_name("costs.csv")
 
@@ -82,7 +82,7 @@ def cost_of(record: RunRecord, path: Path) -> Cost | None:
         method=record.cell.method.name,
         dataset=record.cell.dataset.name,
         backbone=record.cell.backbone.name,
-        train_side=record.protocol.train_side,
+        train_side=record.cell.training.side,
         eval_side=record.protocol.eval_side,
         whole=record.protocol.extent == "whole",
         flip=record.protocol.flip,
@@ -114,7 +114,7 @@ def measured_costs(folders: Iterable[Path]) -> list[Cost]:
         try:
             cost = cost_of(read_record(path), path)
         except (DataError, OSError):
-            continue  # other commands tell of it; an estimate does without
+            continue  # other commands report it
         if cost is not None:
             found.append(cost)
     return found
@@ -132,11 +132,7 @@ def table_text(costs: Iterable[Cost]) -> str:
     """Return rows as CSV, sorted, with empty cells for what is not known."""
     fields = Cost.__struct_fields__
     rows = [tuple(_cell(getattr(cost, name)) for name in fields) for cost in costs]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(fields)
-    writer.writerows(sorted(rows))
-    return out.getvalue()
+    return csv_text([fields, *sorted(rows)])
 
 
 def whole_number(value: Any) -> int | None:

@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from uss_bench.collection import FLOORS
 from uss_bench.estimate.costs import Cost
 
 Phase = Literal["extract", "train", "candidates", "evaluate", "monitor"]
@@ -65,6 +64,12 @@ class Extraction:
     def bytes(self) -> int:
         return self.items * self.item_bytes
 
+    @property
+    def pixels_left(self) -> float | None:
+        """Pixels that are still to go through the backbone; None where that happens in every run."""
+        left = 1 - min(self.present / self.bytes, 1.0) if self.bytes else 0.0
+        return None if self.streamed else left * self.items * self.side**2
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellSize:
@@ -83,10 +88,17 @@ class CellSize:
     """Checkpoints that will be scored, the last one included; 0 without labels, None if not known."""
     images: int
     extractions: tuple[Extraction, ...]
+    is_trained: bool = False
+    """Whether its trained state is kept, or another cell of the plan makes it: nothing is trained for it."""
 
     @property
     def streamed(self) -> bool:
         return any(one.streamed for one in self.extractions)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is more than a floor, which looks at no feature and takes no step."""
+        return bool(self.extractions) or self.steps is not None
 
 
 @dataclass
@@ -124,144 +136,89 @@ def estimate(sizes: Sequence[CellSize], costs: Iterable[Cost], *, device: str, m
         device: ``cpu`` or the GPU's name; runs on another device are not comparable.
         machine: of this machine, as `Cost.machine`; its own runs, where there are any, come first.
     """
-    return _Estimator(list(costs), device, machine).estimate(sizes)
+    costs = list(costs)
+    timed = [cost for cost in costs if cost.device == device]
+    found = Estimate(cells=len(sizes), record_bytes=Range(), state_bytes=Range())
+    used: dict[int, Cost] = {}
 
+    def rate(alike: Callable[[Cost], bool], per_unit: Callable[[Cost], float | None]) -> Range | None:
+        rates = [(cost, value) for cost in timed if alike(cost) and (value := per_unit(cost)) is not None]
+        chosen = [one for one in rates if one[0].machine == machine] or rates
+        used.update((id(cost), cost) for cost, _ in chosen)
+        return _range([value for _, value in chosen])
 
-_ByteRate = Callable[[Cost, CellSize], float | None]
-
-
-class _Estimator:
-    def __init__(self, costs: Sequence[Cost], device: str, machine: str) -> None:
-        self._costs = costs  # bytes are the same on every device
-        self._timed = [cost for cost in costs if cost.device == device]
-        self._machine = machine
-        self._used: dict[int, Cost] = {}
-
-    def estimate(self, sizes: Sequence[CellSize]) -> Estimate:
-        found = Estimate(cells=len(sizes))
-        extracted: dict[tuple[str, tuple[str, ...]], Extraction] = {}
-        alike = Counter(sizes)
-        for size, number in alike.items():
-            for one in size.extractions:
-                if (one.key, one.facets) not in extracted:
-                    extracted[one.key, one.facets] = one
-                    self._add(found, "extract", size.backbone, self._extraction(size, one))
-            self._add_cells(found, size, number)
-        found.extractions = list(extracted.values())
-        found.record_bytes = self._bytes(alike, _record_rate)
-        found.state_bytes = self._bytes(alike, _state_rate)
-        found.runs = len(self._used)
-        found.machines = sorted({cost.machine for cost in self._used.values()})
-        return found
-
-    def _add_cells(self, found: Estimate, size: CellSize, number: int) -> None:
-        what = f"{size.method} with {size.backbone} at {size.train_side} px"
-        batch = f", batch {size.batch_size}" if size.batch_size else ""
-        streamed = ", streamed" if size.streamed else ""
-        self._add(found, "train", f"{what}{batch}{streamed}", self._training(size), number)
-        if size.candidates != 0:
-            self._add(found, "candidates", what, self._choosing(size), number)
-            self._add(found, "monitor", what, self._monitoring(size), number)
-        place = f"whole images of {size.dataset}" if size.whole else f"{size.eval_side} px"
-        self._add(found, "evaluate", f"K = {size.clusters} on {place}", self._evaluation(size), number)
-
-    @staticmethod
-    def _add(found: Estimate, phase: Phase, what: str, seconds: Range | None, number: int = 1) -> None:
-        if seconds is not None:
-            found.seconds[phase] = found.seconds.get(phase, Range()) + seconds * number
+    def add(phase: Phase, what: str, per_unit: Range | None, units: float | None) -> None:
+        if units == 0 or (per_unit is not None and units is not None):
+            more = per_unit * units if per_unit is not None and units else Range()
+            found.seconds[phase] = found.seconds.get(phase, Range()) + more
         elif what not in found.unmeasured.setdefault(phase, []):
             found.unmeasured[phase].append(what)
 
-    def _extraction(self, size: CellSize, one: Extraction) -> Range | None:
-        if one.streamed:
-            return None
-        left = 1 - min(one.present / one.bytes, 1.0) if one.bytes else 0.0
-        if left == 0:
-            return Range()
-        rate = self._rate(
-            _seconds_per_pixel,
-            lambda cost: (
-                (cost.backbone, cost.train_side, cost.eval_side, cost.whole)
-                == (size.backbone, size.train_side, size.eval_side, size.whole)
-            ),
+    extracted: dict[tuple[str, tuple[str, ...]], Extraction] = {}
+    for size, number in Counter(sizes).items():
+        same = _Comparable(size)
+        for one in size.extractions:
+            if (one.key, one.facets) not in extracted:
+                extracted[one.key, one.facets] = one
+                per_pixel = rate(same("backbone", "train_side", "eval_side", "whole"), _seconds_per_pixel)
+                add("extract", size.backbone, per_pixel, one.pixels_left)
+
+        what = f"{size.method} with {size.backbone} at {size.train_side} px"
+        batch = f", batch {size.batch_size}" if size.batch_size else ""
+        # Without steps, training takes what it takes on these images; a floor does not look at them.
+        images = ["dataset"] * (size.steps is None and size.trains)
+        alike = same("method", "backbone", "train_side", "batch_size", *images)
+        per_step = rate(
+            lambda cost: alike(cost) and (cost.steps is None) == (size.steps is None),  # noqa: B023
+            lambda cost: cost.train / (cost.steps or 1),
         )
-        return rate and rate * (left * one.items * one.side**2)
+        steps = 0 if size.is_trained else None if size.streamed else number * (size.steps or 1)
+        add("train", f"{what}{batch}{', streamed' * size.streamed}", per_step, steps)
 
-    def _training(self, size: CellSize) -> Range | None:
-        if size.streamed:
-            return None
-        wanted = (size.method, size.backbone, size.train_side, size.batch_size)
+        if size.candidates != 0:
+            states = size.candidates and number * size.candidates
+            per_state = rate(same("method", "backbone", "eval_side", "whole"), _seconds_per_scored_image)
+            add("candidates", what, per_state, states and states * size.images)
+            per_point = rate(same("method", "backbone", "train_side"), _seconds_per_point)
+            add("monitor", what, per_point, states)
 
-        def fits(cost: Cost) -> bool:
-            same = (cost.method, cost.backbone, cost.train_side, cost.batch_size) == wanted
-            # Without steps, training takes what it takes on these images; a floor does not look at them.
-            alike = size.steps is not None or size.method in FLOORS or cost.dataset == size.dataset
-            return same and alike and (cost.steps is None) == (size.steps is None)
+        place = f"whole images of {size.dataset}" if size.whole else f"{size.eval_side} px"
+        alike = same("clusters", "whole", "dataset" if size.whole else "eval_side")
+        own = same("method")
+        per_image = rate(lambda cost: alike(cost) and own(cost), _seconds_per_image)  # noqa: B023
+        if per_image is None and size.trains:
+            per_image = rate(lambda cost: alike(cost) and cost.points > 0, _seconds_per_image)  # noqa: B023
+        add("evaluate", f"K = {size.clusters} on {place}", per_image, number * size.images)
 
-        rate = self._rate(lambda cost: cost.train / (cost.steps or 1), fits)
-        return rate and rate * (size.steps or 1)
-
-    def _choosing(self, size: CellSize) -> Range | None:
-        rate = self._rate(
-            lambda cost: cost.choose / (cost.images * cost.candidates) if cost.candidates else None,
-            lambda cost: (
-                (cost.method, cost.backbone, cost.eval_side, cost.whole)
-                == (size.method, size.backbone, size.eval_side, size.whole)
-            ),
-        )
-        if rate is None or size.candidates is None:
-            return None
-        return rate * (size.images * size.candidates)
-
-    def _monitoring(self, size: CellSize) -> Range | None:
-        rate = self._rate(
-            lambda cost: cost.monitor / cost.points if cost.points else None,
-            lambda cost: (
-                (cost.method, cost.backbone, cost.train_side) == (size.method, size.backbone, size.train_side)
-            ),
-        )
-        return None if rate is None or size.candidates is None else rate * size.candidates
-
-    def _evaluation(self, size: CellSize) -> Range | None:
-        def alike(cost: Cost) -> bool:
-            same = (cost.clusters, cost.whole) == (size.clusters, size.whole)
-            return same and (cost.dataset == size.dataset if size.whole else cost.eval_side == size.eval_side)
-
-        def per_image(cost: Cost) -> float | None:
-            return cost.evaluate / cost.images if cost.images else None
-
-        rate = self._rate(per_image, lambda cost: alike(cost) and cost.method == size.method)
-        if rate is None and size.method not in FLOORS:
-            rate = self._rate(per_image, lambda cost: alike(cost) and cost.method not in FLOORS)
-        return rate and rate * size.images
-
-    def _bytes(self, alike: Mapping[CellSize, int], rate_of: _ByteRate) -> Range | None:
-        """Add up bytes per record; None if there is a cell that no run says anything about."""
-        total = Range()
-        for size, number in alike.items():
-            rates = [(cost, rate_of(cost, size)) for cost in self._costs]
-            found = [(cost, rate) for cost, rate in rates if rate is not None]
-            own = [rate for cost, rate in found if cost.method == size.method]
-            trained = [rate for cost, rate in found if not {cost.method, size.method} & FLOORS]
-            if not (own or trained):
-                return None
-            total += _range(own or trained) * number
-        return total
-
-    def _rate(self, rate: Callable[[Cost], float | None], fits: Callable[[Cost], bool]) -> Range | None:
-        """Return the least, the middle and the most of a rate over comparable runs; None without any."""
-        found = [(cost, value) for cost in self._timed if fits(cost) and (value := rate(cost)) is not None]
-        chosen = [pair for pair in found if pair[0].machine == self._machine] or found
-        self._used |= {id(cost): cost for cost, _ in chosen}
-        return _range([value for _, value in chosen]) if chosen else None
+        for name, bytes_of in (("record_bytes", _record_bytes), ("state_bytes", _state_bytes)):
+            known = [(cost, value) for cost in costs if (value := bytes_of(cost, size)) is not None]
+            of_method = [value for cost, value in known if cost.method == size.method]
+            of_trained = [value for cost, value in known if size.trains and cost.points]
+            total, more = getattr(found, name), _range(of_method or of_trained)
+            setattr(found, name, None if total is None or more is None else total + more * number)
+    found.extractions = list(extracted.values())
+    found.runs = len(used)
+    found.machines = sorted({cost.machine for cost in used.values()})
+    return found
 
 
-def _range(values: Sequence[float]) -> Range:
-    return Range(min(values), statistics.median(values), max(values))
+class _Comparable:
+    """Makes tests of whether a run shares named fields with a cell."""
+
+    def __init__(self, size: CellSize) -> None:
+        self._size = size
+
+    def __call__(self, *names: str) -> Callable[[Cost], bool]:
+        wanted = [getattr(self._size, name) for name in names]
+        return lambda cost: [getattr(cost, name) for name in names] == wanted
+
+
+def _range(values: Sequence[float]) -> Range | None:
+    return Range(min(values), statistics.median(values), max(values)) if values else None
 
 
 def _seconds_per_pixel(cost: Cost) -> float | None:
-    """Return the seconds of extraction per pixel that the backbone saw; None where that cannot be told.
+    """Return the seconds of extraction per pixel that the backbone saw; None where that cannot be known.
 
     What was encoded beyond the test images and their mirror images was training items. A run that encoded no
     fewer items than its steps took may have streamed them, and then extraction is not where the time is.
@@ -272,7 +229,19 @@ def _seconds_per_pixel(cost: Cost) -> float | None:
     return cost.extract / (tests * cost.eval_side**2 + (cost.encoded - tests) * cost.train_side**2)
 
 
-def _record_rate(cost: Cost, size: CellSize) -> float | None:
+def _seconds_per_scored_image(cost: Cost) -> float | None:
+    return cost.choose / (cost.images * cost.candidates) if cost.images and cost.candidates else None
+
+
+def _seconds_per_point(cost: Cost) -> float | None:
+    return cost.monitor / cost.points if cost.points else None
+
+
+def _seconds_per_image(cost: Cost) -> float | None:
+    return cost.evaluate / cost.images if cost.images else None
+
+
+def _record_bytes(cost: Cost, size: CellSize) -> float | None:
     """Return the bytes of a record as large as `size`; runs with the same K and side are comparable."""
     if (cost.clusters, cost.eval_side, cost.whole) != (size.clusters, size.eval_side, size.whole):
         return None
@@ -281,8 +250,7 @@ def _record_rate(cost: Cost, size: CellSize) -> float | None:
     return cost.other_bytes + cost.counts_bytes / cost.images * size.images
 
 
-def _state_rate(cost: Cost, size: CellSize) -> float | None:
+def _state_bytes(cost: Cost, size: CellSize) -> float | None:
     """Return the bytes of a trained state; runs of the same method and backbone are comparable."""
-    if cost.state_bytes is None or (cost.method, cost.backbone) != (size.method, size.backbone):
-        return None
-    return float(cost.state_bytes)
+    comparable = (cost.method, cost.backbone) == (size.method, size.backbone)
+    return float(cost.state_bytes) if comparable and cost.state_bytes is not None else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import FunctionType, MethodType
 
 import numpy as np
@@ -40,17 +39,11 @@ def reachable(*roots: object) -> Iterator[object]:
             todo += [getattr(thing, name, None) for name in dir(thing) if not name.startswith("__")]
 
 
-def files_in(things: Iterator[object]) -> list[Path]:
-    """Return the paths of existing files among some things."""
-    paths = (Path(thing) for thing in things if isinstance(thing, str | Path) and str(thing))
-    return [path for path in paths if path.is_absolute() and path.is_file()]
-
-
 def tells(values: np.ndarray, label: np.ndarray) -> bool:
     """Whether an array tells a label map: same size, and every value stands for one class.
 
     Args:
-        values: integers (H, W), or (H, W, 3) for colours.
+        values: integers (H, W), or (H, W, 3) for colors.
         label: int16 (H, W), with at least two different values.
     """
     if values.shape[:2] != label.shape or values.dtype.kind not in "iu" or len(np.unique(label)) < 2:

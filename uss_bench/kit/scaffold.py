@@ -7,27 +7,22 @@ Templates are plugins themselves, so that what is written was tested: their name
 from __future__ import annotations
 
 import importlib.util
-import io
 import keyword
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from PIL import Image
-
 from uss_bench.errors import DataError, UsageError
-from uss_bench.kit.scenes import scene
-from uss_bench.registry import Registry
-from uss_bench.specs import Kind, is_name
+from uss_bench.kit.scenes import write_scenes
+from uss_bench.plugins.registry import Registry
+from uss_bench.plugins.specs import Kind, is_name
 
-What = Literal["method", "dataset"]
+What = Literal["method", "dataset", "backbone"]
 
-_GROUPS: dict[What, Kind] = {"method": "methods", "dataset": "datasets"}
+_GROUPS: dict[What, Kind] = {"method": "methods", "dataset": "datasets", "backbone": "backbones"}
 _TEMPLATES = Path(__file__).parent / "templates"
 _SAMPLE = {"train": range(12), "test": range(100, 106)}
 _SAMPLE_SIZE = (160, 208)
-_IGNORED = 255
 
 
 def write_plugin(what: What, name: str, parent: Path, registry: Registry) -> list[Path]:
@@ -37,24 +32,24 @@ def write_plugin(what: What, name: str, parent: Path, registry: Registry) -> lis
         The folder, and the files that its author will open: spec, code and test.
 
     Raises:
-        UsageError: when the name will not do, is taken, or the folder exists.
+        UsageError: when the name is not valid or is taken, or the folder exists.
         DataError: when the folder cannot be written.
     """
     module = _module(what, name, registry)
     folder = Path(parent) / module
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder} exists.", hint="Choose another name, or another place with --out DIR.")
-    partial = folder.with_name(f".{module}.partial")
     try:
-        partial.mkdir(parents=True)
-        written = [_write(source, partial, what, name, module) for source in _sources(what)]
-        if what == "dataset":
-            _write_sample(partial / "sample")
-        partial.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{module}.", dir=folder.parent) as scratch:
+            partial = Path(scratch) / module
+            partial.mkdir()
+            written = [_write(source, partial, what, name, module) for source in _sources(what)]
+            if what == "dataset":
+                write_scenes(partial / "sample", _SAMPLE, size=_SAMPLE_SIZE)
+            partial.rename(folder)
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error.strerror}.") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return [folder, *(folder / path for path in written)]
 
 
@@ -102,17 +97,3 @@ def _write(source: Path, folder: Path, what: What, name: str, module: str) -> st
         text, target = text.replace(old, new), target.replace(old, new)
     (folder / target).write_text(text, encoding="utf-8")
     return target
-
-
-def _write_sample(folder: Path) -> None:
-    """Write a few drawn scenes as PNG, so that a new dataset has something to read."""
-    for split, numbers in _SAMPLE.items():
-        for kind in ("images", "labels"):
-            (folder / kind / split).mkdir(parents=True)
-        for number in numbers:
-            image, label = scene(number, *_SAMPLE_SIZE)
-            stored = np.where(label < 0, _IGNORED, label).astype(np.uint8)
-            for kind, array in (("images", image), ("labels", stored)):
-                buffer = io.BytesIO()
-                Image.fromarray(array).save(buffer, format="PNG")
-                (folder / kind / split / f"scene-{number:03d}.png").write_bytes(buffer.getvalue())

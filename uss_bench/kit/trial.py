@@ -1,70 +1,62 @@
-"""A method on trial: trained on the tiny problem in every way that the ladder asks for."""
+"""A method on trial: trained on a small problem in every way that its checks ask for."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import os
+import sys
 import tempfile
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
-from safetensors.torch import load, save, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
-from uss_bench.context import Clock, RunContext, portable_state
-from uss_bench.contracts import Backbone, Batch, Method
-from uss_bench.crf import CrfPool
-from uss_bench.encoding import Encoder
-from uss_bench.errors import blame
-from uss_bench.features import FeatureStore
-from uss_bench.geometry import Items
-from uss_bench.inputs import assemble
-from uss_bench.kit.scenes import SPEC, TRAIN, Scenes
-from uss_bench.params import method_params
-from uss_bench.prediction import Predictor
-from uss_bench.protocol import get_protocol
-from uss_bench.provenance import code_hash
-from uss_bench.registry import Plugin, Registry
-from uss_bench.runner import Outcome, run_cell, seed_everything
-from uss_bench.setup import Setup, load_backbone
-from uss_bench.specs import MethodSpec
+from uss_bench.contracts import Backbone, Batch, Images, Method
+from uss_bench.errors import ContractError, blame
+from uss_bench.evaluation.predictor import Predictor
+from uss_bench.experiment.cells import CellSpec
+from uss_bench.experiment.runner import run_cell
+from uss_bench.experiment.setup import Loaded, Setup, resolve
+from uss_bench.features.encoder import Encoder
+from uss_bench.features.inputs import assemble
+from uss_bench.features.planes import aux_channel
+from uss_bench.kit.observing import ObservedContext, ObservedItems, gradients
+from uss_bench.kit.scenes import CLASSES, CLASSES_FILE, replaced_labels, write_scenes
+from uss_bench.kit.trained import Trained
+from uss_bench.kit.watching import lines_passed_over
+from uss_bench.plugins.loading import load_backbone
+from uss_bench.plugins.registry import Plugin, Registry
+from uss_bench.plugins.specs import MethodSpec
+from uss_bench.results.collection import Entry
+from uss_bench.runtime.opened_files import opened_files
+from uss_bench.runtime.seeding import seed_everything
+from uss_bench.training.clock import Clock
+from uss_bench.training.context import portable_state
 
 CPU = torch.device("cpu")
-FEW = {"steps": 6, "checkpoint_every": 3}
-"""What a trial gives to parameters of these names unless it is told otherwise."""
+SMALL: Mapping[str, int] = {"steps": 6, "epochs": 2, "batch_size": 4, "checkpoint_every": 3}
+"""What parameters of these names are in a trial, unless the spec (`check`) or the user states others."""
+SPLITS = {"train": range(6), "test": range(100, 103)}
 
 _VIT = "vit_tiny_patch16_224"
 _SIDE = 96
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What one training left."""
-
-    method: Method
-    state: bytes
-    """The state as safetensors."""
-    curves: dict[str, list[tuple[int, float]]]
-    offers: int
-    """Checkpoints that were offered."""
-    label_reads: int
-    """Labels that were read while it trained."""
-
-    def tensors(self, device: torch.device = CPU) -> dict[str, Tensor]:
-        return {name: value.to(device) for name, value in load(self.state).items()}
+_TOMORROW = 86400
 
 
 class Trial:
-    """Trains one method on the tiny problem; a context manager, because features lie on disk.
+    """Trains one method on a folder of drawn scenes; a context manager, because files lie on disk.
 
     Args:
-        params: parameters of the method, beside those of `FEW`.
-        backbone: where facets come from; default a small ViT with random weights, which knows them all.
+        params: parameters of the method; they take precedence over those of the spec's table `check`, and
+            these over `SMALL`.
+        backbone: where facets come from; default a small ViT with random weights, which offers them all.
         weights: the backbone's weights file.
         accelerator: the device to compare with the CPU; None if there is none.
     """
@@ -87,14 +79,13 @@ class Trial:
         self._given = dict(params or {})
         self._asked = backbone, weights
         self._folder = tempfile.TemporaryDirectory(prefix="uss-bench-check-")
-        self._stores: dict[torch.device, FeatureStore] = {}
+        self.folder = Path(self._folder.name).resolve()
+        self._loaded = Loaded()
 
     def __enter__(self) -> Trial:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._folder.cleanup()
 
     @functools.cached_property
@@ -105,96 +96,152 @@ class Trial:
     @functools.cached_property
     def chosen(self) -> dict[str, Any]:
         """The parameters that the trial does not leave at their defaults."""
-        return {name: value for name, value in FEW.items() if name in self.known} | self._given
+        least = self.spec.minimum
+        small = {
+            name: max(value, least.get(name, value)) for name, value in SMALL.items() if name in self.known
+        }
+        return {**small, **self.spec.check.params, **self._given}
 
-    @functools.cached_property
+    @property
     def backbone(self) -> Backbone:
-        name, weights = self._asked
-        if name is None and not self.spec.facets:
-            name = "none"
-        if name is not None:
-            return load_backbone(self._registry, name, weights=weights)
-        weights = Path(self._folder.name) / "random.safetensors"
-        save_file(_random_vit(), weights)
-        return load_backbone(self._registry, _VIT, weights=weights, alias="random-vit")
+        return self.setup().backbone
 
-    @functools.cached_property
-    def _code(self) -> str:
-        return code_hash(self.plugin.folder)
+    def setup(self, *, labeled: bool = True, limit: int | None = None, **params: Any) -> Setup:
+        """Return the setup of a run on the scenes.
 
-    @functools.cached_property
-    def trained(self) -> Trained:
-        """The method trained with seed 0, as it would be by a run."""
-        return self.train()
+        Args:
+            labeled: whether there are labels, and classes.
+            limit: images of each split; None for all.
+            params: parameters to change.
+        """
+        clusters = {"clusters": len(CLASSES)} if "clusters" in self.known else {}
+        return self._resolve(self.spec.name, {**clusters, **self.chosen, **params}, labeled, limit)
 
-    def setup(self, *, clusters: int | None = None, images: int = TRAIN, labelled: bool = True) -> Setup:
-        """Return the tiny problem's setup, with another K, fewer training images or no labels at all."""
-        channels = [name.removeprefix("aux:") for name in self.spec.inputs if name.startswith("aux:")]
-        dataset = Scenes(labelled=labelled, train=images, channels=channels)
-        n_classes = len(SPEC.classes)
-        params = self.chosen if clusters is None else {**self.chosen, "clusters": clusters}
-        side = self.backbone.patch * round(_SIDE / self.backbone.patch)
-        protocol = get_protocol(f"stego320@1[train_side={side},eval_side={side}]")
-        return Setup(
-            spec=self.spec,
-            plugin=self.plugin,
-            params=method_params(self.plugin, None, params, n_classes=n_classes),
-            preset=None,
-            dataset=dataset,
-            dataset_spec=SPEC,
-            train_images=dataset.images("train"),
-            test_images=dataset.images("test"),
-            test_labels=dataset.labels("test"),
-            backbone=self.backbone,
-            protocol=protocol,
-            alpha=protocol.alpha if self.spec.alpha is None else self.spec.alpha,
-            limit=None,
+    def _resolve(self, method: str, params: Mapping[str, Any], labeled: bool, limit: int | None) -> Setup:
+        name, weights, alias, patch = self._network
+        side = patch * round(_SIDE / patch)
+        asked = CellSpec(
+            method=method,
+            dataset="folder",
+            data=self._data[labeled],
+            backbone=name,
+            weights=weights,
+            backbone_name=alias,
+            protocol=f"stego320@2[eval_side={side}]",
+            training={"side": side, "width": side},
+            params=dict(params),
+            limit=limit,
             feature_dtype="float32",
-            code=self._code,
-            fingerprint="",
         )
+        return resolve(asked, self._registry, self._loaded)
 
-    def train(self, setup: Setup | None = None, *, seed: int = 0, device: torch.device = CPU) -> Trained:
+    @functools.cached_property
+    def _network(self) -> tuple[str, str | None, str | None, int]:
+        """The backbone's name, weights file, alias and patch."""
+        name, weights = self._asked
+        if name is None and self.spec.facets:
+            weights = self.folder / "random.safetensors"
+            save_file(_random_vit(), weights)
+            return _VIT, str(weights), "random-vit", 16
+        backbone = load_backbone(self._registry, name or "none", weights=weights)
+        return name or "none", None if weights is None else str(weights), None, backbone.patch
+
+    @functools.cached_property
+    def _data(self) -> dict[bool, dict[str, str]]:
+        """Write the scenes, with labels and without; return the options of either dataset."""
+        aux = {
+            aux_channel(name)[0] for name in (*self.spec.inputs, *self.spec.reads) if name.startswith("aux:")
+        }
+        channels = sorted(aux.union(self.spec.check.channels))
+        options = {}
+        for labeled, name, kinds in ((True, "labeled", ("images", "labels")), (False, "bare", ("images",))):
+            write_scenes(self.folder / name, SPLITS, kinds=kinds, channels=channels)
+            options[labeled] = {"root": str(self.folder / name), "name": "scenes"}
+        for path in self.folder.glob("*/*/*/*"):  # the user's cache keeps no digest of files that may change
+            os.utime(path, (time.time() + _TOMORROW,) * 2)
+        classes = self.folder / "classes.toml"
+        classes.write_text(CLASSES_FILE, encoding="utf-8")
+        options[True]["classes"] = str(classes)
+        return options
+
+    def train(
+        self,
+        setup: Setup | None = None,
+        *,
+        seed: int = 0,
+        device: torch.device = CPU,
+        scratch: Path | None = None,
+        anew: bool = False,
+        watch_lines: bool = False,
+        **options: Any,
+    ) -> Trained:
         """Train as a run does, and return what that left.
+
+        Args:
+            scratch: the run's folder, which may hold snapshots of a training that was killed.
+            anew: import the method's code again, as another process would.
+            watch_lines: collect the lines that were passed over.
+            options: of `ObservedContext`.
 
         Raises:
             ContractError: when the method fails.
         """
-        setup = setup or self.setup()
-        assert isinstance(setup.dataset, Scenes)
-        items = Items.for_training(setup.train_images, setup.protocol, dataset_five_crop=False)
-        with tempfile.TemporaryDirectory(dir=self._folder.name) as scratch:
+        setup = self._begun(setup or self.setup(), seed)
+        if anew:
+            self._import_again()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(blame(f"Method '{self.spec.name}'", "training"))
+            folder = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
+            # Features of its own: what is derived from them must come out the same, and not be found.
+            store = setup.open_store(device, root=folder / "features")
             seed_everything(seed)
-            with blame(f"Method '{self.spec.name}'", "training"):
-                method = setup.make_method()
-                context = RunContext(
-                    method=method,
-                    items=items,
-                    store=self._store(setup, device),
-                    seed=seed,
-                    scratch=Path(scratch),
-                    code=setup.code,
-                    clock=Clock(),
-                )
-                method.train(setup.train_images, context)
-                state = save(portable_state(method))
-        return Trained(method, state, context.curves, len(context.offers), setup.dataset.label_reads)
+            method = setup.make_method()
+            context = ObservedContext(
+                method=method,
+                items=setup.training_items(),
+                store=store,
+                seed=seed,
+                scratch=folder,
+                clock=Clock(),
+                snapshot_seconds=0 if scratch else 3600,
+                **options,
+            )
+            taken = stack.enter_context(gradients(context))
+            opened = stack.enter_context(opened_files(self.folder / "labeled" / "labels"))
+            passed_over = lines_passed_over(self.plugin.folder, context.loops)
+            lines = stack.enter_context(passed_over) if watch_lines else []
+            method.train(cast(Images, ObservedItems(setup.train_images, context)), context)
+            state = save(portable_state(method))
+            offers = [(step, path.read_bytes()) for step, path in context.offers]
+        return Trained(method, context, state, offers, taken, opened, lines)
 
-    def restore(self, trained: Trained, device: torch.device = CPU, *, clusters: int | None = None) -> Method:
+    @functools.cached_property
+    def trained(self) -> Trained:
+        """The method trained with seed 0, as it would be by a run."""
+        return self.train(watch_lines=True)
+
+    @functools.cached_property
+    def relabeled(self) -> Trained:
+        """The same, while every label on disk is another one."""
+        root = self.folder / "labeled"
+        with replaced_labels():
+            write_scenes(root, SPLITS, kinds=("labels",))
+            found = self.train()
+        write_scenes(root, SPLITS, kinds=("labels",))
+        return found
+
+    def restore(self, trained: Trained, device: torch.device = CPU) -> Method:
         """Return a fresh instance that has loaded a trained state."""
-        with blame(f"Method '{self.spec.name}'", "loading its state"):
-            method = self.setup(clusters=clusters).make_method()
-            method.load_state_dict(trained.tensors(device))
-        return method
+        return self.setup().make_method(trained.state, device)
 
-    def batch(self, device: torch.device = CPU) -> Batch:
-        """Return what `Method.embed` gets for the test images, without their mirror images."""
+    @functools.cached_property
+    def batch(self) -> Batch:
+        """What `Method.embed` gets for the test images, without their mirror images."""
         setup = self.setup()
-        items = Items.for_evaluation(setup.test_images, setup.protocol)
-        store = self._store(setup, CPU)
-        features = store.open(items, self.spec.facets) if self.spec.facets else None
-        batch = assemble(self.spec.inputs, items, features, range(items.unflipped), CPU)
-        return {name: value.to(device) for name, value in batch.items()}
+        items = setup.evaluation_items()
+        store = setup.open_store(CPU, root=self.folder / "features")
+        features = store.open(items, setup.facets) if setup.facets else None
+        return assemble(setup.inputs, items, features, range(items.unflipped), CPU)
 
     def predictor(self, method: Method) -> Predictor:
         """Return what labels whole images, as ``uss-bench predict`` does."""
@@ -202,18 +249,36 @@ class Trial:
         encoder = Encoder(self.backbone, CPU, dtype=setup.feature_dtype)
         return Predictor(method, self.spec, encoder, setup.protocol, setup.alpha)
 
-    def whole_run(self) -> Outcome:
+    def whole_run(self) -> Entry:
         """Run everything, the CRF and the record included."""
-        setup = self.setup()
-        with CrfPool(setup.protocol.crf, workers=1) as pool:
-            out = Path(self._folder.name) / "results"
-            return run_cell(setup, 0, store=self._store(setup, CPU), pool=pool, out=out, crf_engine="lattice")
+        return self._run(self._begun(self.setup(), 0), 0)
 
-    def _store(self, setup: Setup, device: torch.device) -> FeatureStore:
-        if device not in self._stores:
-            root = Path(self._folder.name) / "features"
-            self._stores[device] = setup.open_store(device, root=root)
-        return self._stores[device]
+    def _run(self, setup: Setup, seed: int) -> Entry:
+        store, out = setup.open_store(CPU, root=self.folder / "features"), self.folder / "results"
+        with setup.open_crf(workers=1) as pool:
+            return run_cell(setup, seed, store=store, pool=pool, out=out, crf_engine="lattice")
+
+    def _begun(self, setup: Setup, seed: int) -> Setup:
+        """Return the setup of a run that begins, after the runs that it builds upon."""
+        begun = setup.beginning(seed, self.folder / "results")
+        for path, cell in begun.places.values():
+            if not path.exists():
+                labeled = bool(setup.dataset.classes)
+                base = self._resolve(cell.method.name, cell.method.params, labeled, setup.limit)
+                self._run(self._begun(base, seed), seed)
+        return begun
+
+    def _import_again(self) -> None:
+        """Forget the modules of the method, unless they cannot be imported twice."""
+        package = self.plugin.load().__module__.rpartition(".")[0]
+        ours = package.startswith("uss_bench_plugins")
+        modules = {name: one for name, one in sys.modules.items() if ours and name.startswith(f"{package}.")}
+        for name in modules:
+            del sys.modules[name]
+        try:
+            self.plugin.load()
+        except ContractError:
+            sys.modules.update(modules)
 
 
 def _random_vit() -> dict[str, Tensor]:

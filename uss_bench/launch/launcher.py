@@ -1,4 +1,4 @@
-"""What a launcher is: it takes tasks, says what became of them, and ends them.
+"""The contract of launchers: they start tasks, report their states, and cancel them.
 
 A task is one process that runs one cell, or one extraction of features. It is all in one file, so any
 machine that sees the same folders can run it: ``python -m uss_bench.launch.task FILE``. A launcher
@@ -15,13 +15,13 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from uss_bench.json_files import JSON_ERRORS
-from uss_bench.specs import Resources
+from uss_bench.files.json_file import try_read_json
+from uss_bench.plugins.specs import Resources
 
 CORES = "USS_BENCH_CORES"
 """An environment variable that a launcher should set for a task's process: how many cores it has.
 
-The process uses so many threads and workers where the user has not said how many, and else all that it sees.
+The process uses that many threads and workers unless the user has chosen; without it, all cores that it sees.
 """
 
 Stage = Literal["queued", "running", "done", "failed", "lost", "cancelled"]
@@ -33,11 +33,11 @@ OPEN: tuple[Stage, ...] = ("queued", "running")
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of a task."""
+    """The state of a task."""
 
     stage: Stage
     reason: str = ""
-    """Of what did not end well, for a person: ``killed by signal 9``, ``the node went down``."""
+    """Why it did not end well, for a person: ``killed by signal 9``, ``the node went down``."""
     place: str = ""
     """Where it is or was: a machine, a job's number."""
 
@@ -48,10 +48,10 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     id: str
     """Names the task's files; letters, digits, ``-``, ``_`` and ``.`` only."""
     label: str
-    """What people call it."""
+    """For tables and messages."""
     kind: Literal["extraction", "cell"]
     file: str
-    """Absolute path of the file that says all about it."""
+    """Absolute path of the file that describes the work."""
     resources: Resources
     after: list[str] = []
     """Ids of tasks, never submitted later than this, that should have ended before it starts, however they
@@ -59,17 +59,17 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def command(self) -> list[str]:
-        """The command that runs it, in any folder and with any environment; 0 is its exit code when done."""
+        """The command that runs the task, in any folder and environment; its exit code is 0 when done."""
         return [sys.executable, "-m", "uss_bench.launch.task", self.file]
 
     @property
     def log(self) -> Path:
-        """Where the process writes what it prints, by itself; of bounded size."""
+        """Where the process itself writes its output; of bounded size."""
         return Path(self.file).with_suffix(".log")
 
     @property
     def end_file(self) -> Path:
-        """What the process leaves when it ends by itself; a process that dies leaves none."""
+        """Written by a process that ends by itself; a process that dies leaves no such file."""
         return Path(self.file).with_suffix(".end")
 
     def ended(self) -> State | None:
@@ -78,10 +78,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         None while it runs, and for one that died: a launcher whose process is gone without a word
         says ``lost``.
         """
-        try:
-            return msgspec.json.decode(self.end_file.read_bytes(), type=State)
-        except (OSError, *JSON_ERRORS):
-            return None
+        return try_read_json(self.end_file, State)
 
 
 def still_open(launcher: Launcher, tasks: Sequence[Task]) -> list[Task]:

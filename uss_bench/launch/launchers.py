@@ -11,8 +11,8 @@ from typing import Any
 
 from uss_bench.errors import ContractError, UsageError, did_you_mean
 from uss_bench.launch.launcher import Launcher
-from uss_bench.params import check_options, required_options
-from uss_bench.specs import decode_toml
+from uss_bench.plugins.params import check_options, required_options
+from uss_bench.plugins.specs import decode_toml
 
 GROUP = "uss_bench.launchers"
 """The entry points of other distributions, whose value is ``module:object``."""

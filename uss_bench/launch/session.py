@@ -1,4 +1,4 @@
-"""A plan at work: its tasks submitted, watched, submitted again when they die, and ended on Ctrl-C."""
+"""Running a plan: tasks are submitted, watched, submitted again when they die, and cancelled on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 
-from uss_bench import progress
 from uss_bench.errors import UsageError, UssBenchError
+from uss_bench.experiment.cells import LOCAL
 from uss_bench.launch.launcher import OPEN, Launcher, Stage, State, Task, still_open
 from uss_bench.launch.stored import PlanFolder, Progress, StoredPlan
 from uss_bench.launch.view import View
-from uss_bench.launch.work import LOCAL
+from uss_bench.runtime import progress
 
 
 class Session:
@@ -33,34 +33,34 @@ class Session:
         """Whether tasks end with this process."""
         self._known: dict[str, Progress] = {}
         self._refused: set[str] = set()
-        """Tasks that died and were not taken again so far."""
+        """Tasks that died, and that the launcher has not accepted again so far."""
 
     def run(self) -> dict[str, State]:
-        """Run all tasks and return what became of each, by its id.
+        """Run all tasks and return the last state of each, by its id.
 
-        Tasks that the launcher already has, of an earlier command that did not end, are watched and not
-        submitted again.
+        Tasks that an earlier command has submitted and that are still open are watched, and not submitted
+        again.
 
         Raises:
-            UsageError: when another process is at it.
-            UssBenchError: when the launcher does not take the tasks. None of them is left at work; those of
-                an earlier command are.
-            KeyboardInterrupt: after all tasks were ended.
+            UsageError: when another process runs the plan.
+            UssBenchError: when the launcher does not accept the tasks. None of them is left at work, unlike
+                those of an earlier command.
+            KeyboardInterrupt: after all tasks were cancelled.
         """
         with self._folder.at_work() as ours:
             if not ours:
-                raise taken(self._folder)
+                raise at_work_elsewhere(self._folder)
             try:
                 with self._view:
                     self._submit_new()
                     while self._waiting():
                         time.sleep(self._launcher.interval)
-                        self._look()
+                        self._poll()
             except BaseException as error:
                 if self._tied or isinstance(error, KeyboardInterrupt):
-                    self._end_all()
+                    self._cancel_all()
                 else:
-                    self._leave()
+                    self._log_left()
                 raise
         return {name: one.state for name, one in self._known.items()}
 
@@ -70,8 +70,8 @@ class Session:
         self._known = {name: Progress(state, 1) for name, state in kept.items()}
         over: set[str] = set()
         if kept:
-            progress.log(f"{len(kept)} tasks of an earlier command are still at work; they are watched")
-            # The extractions that these have waited for are not done again.
+            progress.log(f"Watching {len(kept)} tasks of an earlier command that are still queued or running")
+            # The extractions that these wait for are not repeated.
             over = {
                 task.id
                 for task in self._tasks
@@ -81,9 +81,11 @@ class Session:
         try:
             self._submit(new)
         except Exception as error:
-            self._end(new, error.what if isinstance(error, UssBenchError) else "an error ended the command")
+            self._cancel(
+                new, error.what if isinstance(error, UssBenchError) else "an error ended the command"
+            )
             raise
-        self._tell()
+        self._store_states()
 
     def _submit(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
@@ -92,14 +94,14 @@ class Session:
             self._known[task.id] = Progress(State("queued"), attempts + 1)
         self._launcher.submit(tasks)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         waiting = self._waiting()
         found = self._launcher.poll(waiting)
         again: dict[str, tuple[Task, State]] = {}
         changed = False
         for task in waiting:
             before = self._known[task.id]
-            state = found.get(task.id, State("lost", "the launcher does not know of it any more"))
+            state = found.get(task.id, State("lost", "the launcher no longer knows the task"))
             if state == before.state:
                 continue
             changed = True
@@ -110,15 +112,15 @@ class Session:
         if again:
             self._submit_again(again)
         if changed:
-            self._tell()
+            self._store_states()
         self._view.draw(self._known)
 
     def _submit_again(self, lost: Mapping[str, tuple[Task, State]]) -> None:
-        """Submit tasks that died. Those that are not taken are tried again while others are at work."""
+        """Submit tasks that died. A refused one is tried again as long as other tasks are at work."""
         attempts = {name: self._known[name].attempts for name in lost}
         for name in lost.keys() - self._refused:
             task, state = lost[name]
-            progress.log(f"{task.label}: {state.reason}; it is started again ({task.log})")
+            progress.log(f"{task.label}: {state.reason}; starting it again ({task.log})")
         tasks = [task for task, _ in lost.values()]
         try:
             self._submit(tasks)
@@ -127,27 +129,27 @@ class Session:
             others = any(task.id not in refused for task in self._waiting())
             stage: Stage = "queued" if others else "lost"
             for name in refused:
-                reason = f"{lost[name][1].reason}; it was not taken again: {error.what}"
+                reason = f"{lost[name][1].reason}; it could not be started again: {error.what}"
                 self._known[name] = Progress(State(stage, reason), attempts[name])
             if others and not refused <= self._refused:
-                progress.log(f"{error.what} It is tried again while other tasks are at work.")
+                progress.log(f"{error.what} The next attempt follows while other tasks are at work.")
             self._refused = (self._refused - lost.keys()) | refused
         else:
             self._refused -= lost.keys()
 
-    def _tell(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk ends tasks, with their reasons, and not the watch
+    def _store_states(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk may end tasks, but not the watch over them
             self._folder.write_states(self._known)
         self._view.draw(self._known)
 
-    def _end_all(self) -> None:
-        """End everything that may be at work; before the launcher was first asked, that is every task."""
+    def _cancel_all(self) -> None:
+        """Cancel everything that may be at work; before the launcher was first asked, that is every task."""
         open_ones = self._waiting() if self._known else self._tasks
         if open_ones:
-            progress.log(f"Ending {len(open_ones)} tasks that are queued or running")
-        self._end(open_ones, "interrupted by the user")
+            progress.log(f"Cancelling {len(open_ones)} tasks that are queued or running")
+        self._cancel(open_ones, "interrupted by the user")
 
-    def _end(self, tasks: Sequence[Task], reason: str) -> None:
+    def _cancel(self, tasks: Sequence[Task], reason: str) -> None:
         if tasks:
             self._launcher.cancel(tasks)
         for task in tasks:
@@ -156,12 +158,12 @@ class Session:
         with contextlib.suppress(OSError):
             self._folder.write_states(self._known)
 
-    def _leave(self) -> None:
-        """Say that tasks go on, when an error ends the command that watched them."""
+    def _log_left(self) -> None:
+        """Log that tasks continue after an error has ended the command that watched them."""
         if waiting := self._waiting():
             progress.log(
-                f"{len(waiting)} tasks go on without this command: give it again to watch them, or end them: "
-                f"uss-bench status {self._folder.path.name} --cancel --out {self._folder.out}"
+                f"{len(waiting)} tasks go on without this command. Give it again to watch them, or cancel "
+                f"them: uss-bench status {self._folder.path.name} --cancel --out {self._folder.out}"
             )
 
     def _waiting(self) -> list[Task]:
@@ -170,9 +172,9 @@ class Session:
         return [task for task in known if self._known[task.id].state.stage in OPEN]
 
 
-def taken(folder: PlanFolder) -> UsageError:
-    """Return the error of a command whose plan another one is at work on."""
+def at_work_elsewhere(folder: PlanFolder) -> UsageError:
+    """Return the error of a command whose plan another process runs."""
     return UsageError(
         f"Another process runs this plan ({folder.path}).",
-        hint=f"Look at it: uss-bench status --out {folder.out}",
+        hint=f"Show how far it is: uss-bench status --out {folder.out}",
     )

@@ -1,18 +1,16 @@
 """The built-in launcher ``slurm``: tasks become jobs of a cluster, in arrays, through submitit.
 
-SLURM keeps the jobs when this process is gone, so their numbers are kept in the plan's folder, in
-``slurm.jobs``: a launcher that is made again on the folder knows them. What a job came to is read from
-the file that the task leaves, and only for one that left none from SLURM's queue; accounting (``sacct``)
-is not needed, and nothing that a job has pickled is read.
+SLURM keeps the jobs when this process is gone, so their numbers are kept in the plan's folder: a launcher
+that is made again on the folder knows them. What a job came to is read from the file that the task leaves,
+and only for one that left none from SLURM's queue; accounting (``sacct``) is not needed, and nothing that a
+job has pickled is read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import importlib.util
 import math
-import shutil
 import signal
 import threading
 import time
@@ -22,14 +20,24 @@ from typing import Any
 
 import msgspec
 
-from uss_bench import progress
-from uss_bench.errors import RunError, UsageError
+from uss_bench.doctor.slurm import missing_programs
+from uss_bench.errors import DataError, RunError, UsageError
+from uss_bench.files.atomic import atomic_write
+from uss_bench.files.json_file import read_json, try_read_json
 from uss_bench.launch.launcher import State, Task
 from uss_bench.launch.slurm_job import JobStart
-from uss_bench.launch.slurm_ledger import Ledger, Submitted
-from uss_bench.launch.slurm_queue import WAITING, Job, cancel_jobs, largest_array, last_words, read_queue
-from uss_bench.launch.slurm_states import remark, verdict
-from uss_bench.specs import Resources
+from uss_bench.launch.slurm_queue import (
+    WAITING,
+    Job,
+    cancel_jobs,
+    largest_array,
+    last_words,
+    read_queue,
+    remark,
+    verdict,
+)
+from uss_bench.plugins.specs import Resources
+from uss_bench.runtime import progress
 
 _SHORTEST_MINUTES = 5
 _WARNING_S = 90
@@ -39,6 +47,55 @@ _ARRIVAL_S = 10.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 2.0, 30.0
 _CANCELLING_S = 90.0
 """How long a cancelled job may take to be gone; SLURM itself kills after ``KillWait``, often 30 seconds."""
+
+
+class JobList:
+    """Which jobs a plan's tasks became: files that are written once and never changed.
+
+    So ``uss-bench status`` may note what became of a job while the command submits its task again.
+
+    Args:
+        folder: of the plan.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.logs = folder / "slurm"
+        """What SLURM and submitit write; the tasks' own output is in their logs."""
+
+    def read(self) -> dict[str, str]:
+        """Return the latest job of each task that was submitted: ``12``, or ``12_3`` in an array.
+
+        Raises:
+            DataError: when a file is damaged, for jobs might then be submitted twice.
+        """
+        found: dict[str, str] = {}
+        for path in sorted(self._folder.glob("slurm-*.jobs")):
+            try:
+                found |= read_json(path, dict[str, str], "list of jobs")
+            except DataError as error:
+                error.hint = "See 'squeue --me' for jobs that still run, cancel them, and remove the file."
+                raise
+        return found
+
+    def add(self, jobs: Mapping[str, str]) -> None:
+        """Note the jobs of tasks; raise `OSError` when that cannot be written."""
+        number = len(list(self._folder.glob("slurm-*.jobs")))
+        atomic_write(self._folder / f"slurm-{number:06d}.jobs", msgspec.json.encode(jobs))
+
+    def ended(self, job: str) -> State | None:
+        """Return what `end` has noted; None for a job that may still do its work."""
+        return try_read_json(self.logs / f"{job}.ended", State)
+
+    def end(self, job: str, state: State) -> None:
+        """Note what became of a job, where only SLURM could say so: it forgets jobs within minutes."""
+        with contextlib.suppress(OSError):  # a full disk, or a reader of other people's results
+            self.logs.mkdir(exist_ok=True)
+            atomic_write(self.logs / f"{job}.ended", msgspec.json.encode(state))
+
+    def log(self, job: str) -> Path:
+        """Return where SLURM and submitit write about a job."""
+        return self.logs / f"{job}_0_log.err"
 
 
 class Slurm:
@@ -92,8 +149,7 @@ class Slurm:
                 raise UsageError(f"Launcher 'slurm': {name} must be at least {least}, not {value}.")
         if memory_gb is not None and not 0 < memory_gb < math.inf:
             raise UsageError(f"Launcher 'slurm': memory_gb must be more than 0 and finite, not {memory_gb}.")
-        self._folder = folder.resolve()
-        self._ledger = Ledger(self._folder / "slurm.jobs")
+        self._list = JobList(folder.resolve())
         self._jobs = jobs
         self._asked = {"cpus": cpus, "gpus": gpus, "memory_gb": memory_gb, "minutes": minutes}
         self._requeues = requeues
@@ -104,7 +160,7 @@ class Slurm:
         self._common["additional_parameters"] = {"requeue": True, **(sbatch or {})}
         self._watched_since = time.monotonic()
         self._gone_since: dict[str, float] = {}
-        self._said: Mapping[str, State] = {}
+        self._last: Mapping[str, State] = {}
         self._silent = False
 
     @property
@@ -154,10 +210,10 @@ class Slurm:
             parameters["gpus_per_node"] = resources.gpus
         if dependency := self._dependency(after):
             parameters["dependency"] = dependency
-        executor = submitit.SlurmExecutor(self._logs, max_num_timeout=self._requeues)
+        executor = submitit.SlurmExecutor(self._list.logs, max_num_timeout=self._requeues)
         executor.update_parameters(**parameters)
         starts = [JobStart(task.command, task.end_file, self._requeues, minutes) for task in tasks]
-        with _uninterrupted():  # or jobs would run whose numbers nobody knows
+        with _uninterrupted():  # or jobs would run whose numbers are not noted
             try:
                 submitted = executor.submit_array(starts)
             except Exception as error:  # whatever sbatch complains of
@@ -166,12 +222,11 @@ class Slurm:
                     hint="Check partition, account, gpus (0 for a cluster that has none) and limits: "
                     "--launcher-config, --launcher-set.",
                 ) from error
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            new = {task.id: Submitted(job.job_id, now) for task, job in zip(tasks, submitted, strict=True)}
+            jobs = {task.id: job.job_id for task, job in zip(tasks, submitted, strict=True)}
             try:
-                self._ledger.add(new)
+                self._list.add(jobs)
             except OSError as error:
-                cancel_jobs({one.job for one in new.values()})
+                cancel_jobs(jobs.values())
                 raise RunError(
                     f"What was submitted could not be noted down, so it was cancelled: {error}."
                 ) from None
@@ -180,8 +235,8 @@ class Slurm:
 
     def _dependency(self, after: Sequence[str]) -> str | None:
         """Name the jobs to wait for, those that are still to end: SLURM refuses ones it has forgotten."""
-        known = self._ledger.read()
-        ids = [known[name].job for name in after if name in known]
+        known = self._list.read()
+        ids = [known[name] for name in after if name in known]
         queue = read_queue(ids) if ids else {}
         if queue is None:
             raise RunError("SLURM does not answer.", hint="The same command submits what is missing.")
@@ -191,37 +246,36 @@ class Slurm:
     # --- Watching --------------------------------------------------------------------------------
 
     def poll(self, tasks: Sequence[Task]) -> Mapping[str, State]:
-        known = self._ledger.read()
-        mine = {task.id: (task, known[task.id]) for task in tasks if task.id in known}
+        known = self._list.read()
         states: dict[str, State] = {}
-        for name, (task, submitted) in mine.items():
-            if said := task.ended() or submitted.ended:
-                states[name] = State(said.stage, said.reason, f"job {submitted.job}")
-        open_ones = {name: one for name, one in mine.items() if name not in states}
-        queue = read_queue(submitted.job for _, submitted in open_ones.values()) if open_ones else {}
-        self._tell_silence(queue is None)
-        if queue is None:
-            last = {name: self._said.get(name, State("queued")) for name in open_ones}
-            return {**states, **last}
-        ended: dict[str, Submitted] = {}
-        for name, (task, submitted) in open_ones.items():
-            states[name] = self._state(task, submitted, queue.get(submitted.job))
-            if states[name].stage in ("failed", "lost"):
-                ended[name] = msgspec.structs.replace(submitted, ended=states[name])
-        if ended:
-            with contextlib.suppress(OSError):  # a full disk, or a reader of other people's results
-                self._ledger.end(ended)
-        self._said = states
+        open_ones: list[tuple[Task, str]] = []
+        for task in tasks:
+            job = known.get(task.id)
+            if job is None:
+                continue
+            if said := task.ended() or self._list.ended(job):
+                states[task.id] = State(said.stage, said.reason, f"job {job}")
+            else:
+                open_ones.append((task, job))
+        queue = read_queue(job for _, job in open_ones) if open_ones else {}
+        self._report_silence(queue is None)
+        for task, job in open_ones:
+            if queue is None:
+                states[task.id] = self._last.get(task.id, State("queued"))
+                continue
+            states[task.id] = self._state(task, job, queue.get(job))
+            if states[task.id].stage in ("failed", "lost"):
+                self._list.end(job, states[task.id])
+        self._last = states
         return states
 
-    def _state(self, task: Task, submitted: Submitted, job: Job | None) -> State:
+    def _state(self, task: Task, number: str, job: Job | None) -> State:
         """Return the state of a task that has not said its end itself."""
-        place = f"job {submitted.job}"
+        place = f"job {number}"
         if job is not None and job.alive:
             self._gone_since.pop(task.id, None)
             place = f"{job.nodes}, {place}" if job.nodes else place
-            stage = "queued" if job.state in WAITING else "running"
-            return State(stage, remark(job), place)  # type: ignore[arg-type]
+            return State("queued" if job.state in WAITING else "running", remark(job), place)
         if job is not None and job.state in ("COMPLETED", "FAILED"):
             # It has ended by itself just now, so it has said how; a shared file system may be late.
             first_seen = self._gone_since.setdefault(task.id, time.monotonic())
@@ -229,13 +283,13 @@ class Slurm:
                 return State("running", "its job has ended, its result is awaited", place)
         if said := task.ended():  # written between the first look and the queue's answer
             return State(said.stage, said.reason, place)
-        log = self.log(submitted.job)
+        log = self._list.log(number)
         if job is None and not log.exists():
             reason = f"{place.capitalize()} was cancelled before it started, by hand or by the administrator."
             return State("failed", reason, place)
         return verdict(job.state if job else "", last_words(log), log, place)
 
-    def _tell_silence(self, silent: bool) -> None:
+    def _report_silence(self, silent: bool) -> None:
         if silent and not self._silent:
             progress.log("SLURM does not answer (squeue); its jobs go on, and it is asked again.")
         self._silent = silent
@@ -243,16 +297,13 @@ class Slurm:
     # --- Ending ----------------------------------------------------------------------------------
 
     def cancel(self, tasks: Sequence[Task]) -> None:
-        known = self._ledger.read()
-        mine = {task.id: known[task.id] for task in tasks if task.id in known and not known[task.id].ended}
-        if not mine:
+        known = self._list.read()
+        ids = {known[task.id] for task in tasks if task.id in known and not self._list.ended(known[task.id])}
+        if not ids:
             return
-        ids = {one.job for one in mine.values()}
         cancel_jobs(ids)
-        with contextlib.suppress(OSError):
-            state = State("cancelled", "its job was cancelled with uss-bench")
-            ended = {name: msgspec.structs.replace(one, ended=state) for name, one in mine.items()}
-            self._ledger.end(ended)
+        for job in ids:
+            self._list.end(job, State("cancelled", "its job was cancelled with uss-bench"))
         deadline = time.monotonic() + _CANCELLING_S
         while True:
             queue = read_queue(ids)
@@ -264,16 +315,6 @@ class Slurm:
                     hint=f"Look at them: squeue --jobs={','.join(sorted(ids))}",
                 )
             time.sleep(0.5)
-
-    # --- What is kept ----------------------------------------------------------------------------
-
-    @property
-    def _logs(self) -> Path:
-        return self._folder / "slurm"
-
-    def log(self, job: str) -> Path:
-        """Return where SLURM and submitit write about a job; the task's own output is in the task's log."""
-        return self._logs / f"{job}_0_log.err"
 
 
 def _shares(jobs: int | None, sizes: Sequence[int]) -> list[int]:
@@ -308,8 +349,7 @@ def _check_installed() -> None:
         raise UsageError(
             "--launcher slurm needs submitit, which is not installed.", hint="pip install 'uss-bench[slurm]'"
         )
-    missing = [name for name in ("sbatch", "squeue", "scancel", "srun") if shutil.which(name) is None]
-    if missing:
+    if missing := missing_programs():
         raise UsageError(
             f"--launcher slurm needs SLURM's programs, and {', '.join(missing)} cannot be found.",
             hint="Give the command on a login node of the cluster, or use --launcher local.",

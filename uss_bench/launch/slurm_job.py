@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from uss_bench.files.atomic import atomic_write
 from uss_bench.launch.launcher import CORES, State
-from uss_bench.paths import atomic_write
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission

@@ -1,4 +1,4 @@
-"""What SLURM says of jobs: its queue, its programs, and the last words that it writes into their logs."""
+"""What SLURM says of jobs, in its queue and in their logs, and what that means to the person who waits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uss_bench.errors import RunError
+from uss_bench.launch.launcher import State
 
 _FORMAT = "JobArrayID:|,State:|,Reason:|,NodeList:|,RestartCnt:|"
 _AT_ONCE = 500
@@ -19,6 +20,26 @@ WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV
 WORKING = frozenset(
     {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
 )
+
+_FAILURES = {
+    "CANCELLED": "was cancelled, by hand or by the administrator",
+    "OUT_OF_MEMORY": "ran out of its memory; raise memory_gb",
+    "DEADLINE": "did not start before its deadline",
+}
+_LOSSES = {
+    **dict.fromkeys(("NODE_FAIL", "NODE FAILURE"), "the node went down"),
+    **dict.fromkeys(("PREEMPTED", "PREEMPTION"), "a more urgent job took its place"),
+    **dict.fromkeys(("TIMEOUT", "TIME LIMIT"), "its time was up"),
+    "BOOT_FAIL": "the node did not start",
+}
+"""By SLURM's state of the job, or by its last words in the log."""
+_REASONS = {
+    **dict.fromkeys(("JobArrayTaskLimit", "Priority", "Resources"), ""),
+    "BeginTime": "requeued",
+    "Dependency": "waits for its features",
+    "JobHeldAdmin": "held by the administrator",
+    "JobHeldUser": "held by hand",
+}
 
 _LAST_WORDS = re.compile(
     r"\*\*\* (?:STEP|JOB) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO (?P<why>[^*]+?))? \*\*\*"
@@ -77,15 +98,13 @@ def cancel_jobs(ids: Iterable[str]) -> None:
     for some in _chunks(sorted(ids)):
         try:
             done = _run(["scancel", *some])
+            complaints = [line for line in done.stderr.splitlines() if "Invalid job id" not in line]
+            fault = complaints[0] if done.returncode and complaints else ""
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise RunError(
-                f"scancel failed: {error}.", hint=f"Cancel the jobs by hand: scancel {' '.join(some)}"
-            ) from None
-        complaints = [line for line in done.stderr.splitlines() if "Invalid job id" not in line]
-        if done.returncode and complaints:
-            raise RunError(
-                f"scancel failed: {complaints[0]}", hint=f"Cancel the jobs by hand: scancel {' '.join(some)}"
-            )
+            fault = f"{error}."
+        if fault:
+            hint = f"Cancel the jobs by hand: scancel {' '.join(some)}"
+            raise RunError(f"scancel failed: {fault}", hint=hint)
 
 
 def largest_array() -> int:
@@ -110,6 +129,30 @@ def last_words(log: Path) -> str | None:
     except OSError:
         return None
     return (found[-1]["why"] or "") if found else None
+
+
+def verdict(state: str, words: str | None, log: Path, place: str) -> State:
+    """Return what became of a job that ended without a word from its task.
+
+    Args:
+        state: SLURM's; empty when it has forgotten the job.
+        words: what SLURM wrote into the log last, see `last_words`.
+    """
+    if not state and words is not None:
+        state = words or "CANCELLED"
+    elif state in ("COMPLETED", "FAILED"):
+        state = ""  # it ended by itself
+    if state in _FAILURES:
+        return State("failed", f"{place.capitalize()} {_FAILURES[state]}.", place)
+    return State("lost", _LOSSES.get(state) or f"its process died and said nothing; see {log}", place)
+
+
+def remark(job: Job) -> str:
+    """Return what a person may want to know of a queued or running job."""
+    start = f"start {job.restarts + 1}" if job.restarts else ""
+    if job.state not in WAITING or not job.reason:
+        return start
+    return ", ".join(filter(None, [_REASONS.get(job.reason, f"SLURM says {job.reason}"), start]))
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""How far the plans of a results folder are, as anybody who sees the folder can tell."""
+"""How far the plans of a results folder are, for anybody who can read the folder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from uss_bench.errors import DataError, UssBenchError
+from uss_bench.files.locks import is_locked
 from uss_bench.launch.launcher import OPEN, Launcher, State, Task
 from uss_bench.launch.launchers import find_launcher
-from uss_bench.launch.reporting import duration, read_now
-from uss_bench.launch.stored import PlanFolder, PlannedTask, Progress, StoredPlan
-from uss_bench.locking import is_locked
-from uss_bench.record_files import is_done, read_record
-from uss_bench.workspace import FOLDER as WORK
+from uss_bench.launch.stored import PlanFolder, PlannedTask, Progress, StoredPlan, read_now
+from uss_bench.results.files import is_done, read_record, work_folder
+from uss_bench.runtime.formatting import duration
 
 CellStage = Literal["planned", "queued", "running", "done", "failed"]
 STAGES: tuple[CellStage, ...] = ("done", "running", "queued", "planned", "failed")
@@ -30,9 +29,9 @@ class CellStatus:
     label: str
     stage: CellStage
     detail: str = ""
-    """How far it is, or why it failed or waits."""
+    """How far the cell is, or why it failed or waits."""
     log: Path | None = None
-    """What its process printed, where there is such a file."""
+    """The output of its process, if the file exists."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class PlanStatus:
     folder: PlanFolder
     plan: StoredPlan
     at_work: bool
-    """Whether a command runs it now, as far as can be seen from this machine."""
+    """Whether a command of this machine runs it now."""
     extractions: list[CellStatus]
     cells: list[CellStatus]
     unknown: str = ""
@@ -59,7 +58,7 @@ class PlanStatus:
 
 
 def plan_status(folder: PlanFolder) -> PlanStatus:
-    """Find out how far a plan is.
+    """Return how far a plan is.
 
     Raises:
         DataError: when the plan cannot be read.
@@ -67,25 +66,25 @@ def plan_status(folder: PlanFolder) -> PlanStatus:
     plan = folder.read()
     at_work = folder.is_at_work
     states = folder.read_states()
-    said, unknown = _ask(folder, plan)
-    extractions = [_of_extraction(task, at_work, states, said) for task in plan.extractions]
-    cells = [_of_cell(cell, folder, plan.order, at_work, states, said) for cell in plan.cells]
+    polled, unknown = _poll(folder, plan)
+    extractions = [_of_extraction(task, at_work, states, polled) for task in plan.extractions]
+    cells = [_of_cell(cell, folder, plan.rerun_token, at_work, states, polled) for cell in plan.cells]
     return PlanStatus(folder, plan, at_work, extractions, cells, unknown)
 
 
 def launcher_of(folder: PlanFolder, plan: StoredPlan) -> Launcher | None:
-    """Make a plan's launcher again; None where tasks end with the command that started them.
+    """Return a plan's launcher; None where tasks end with the command that started them.
 
     Raises:
-        UsageError: when the launcher is not there any more, or something that it needs.
+        UsageError: when the launcher, or something that it needs, is not installed any more.
     """
     if plan.launcher in ("", "local"):
         return None
     return find_launcher(plan.launcher).make(folder.path, plan.jobs, plan.options)
 
 
-def _ask(folder: PlanFolder, plan: StoredPlan) -> tuple[Mapping[str, State], str]:
-    """Ask the launcher of a plan, where there is one that knows more than this machine."""
+def _poll(folder: PlanFolder, plan: StoredPlan) -> tuple[Mapping[str, State], str]:
+    """Return what a plan's launcher says of its tasks, and why it could not be asked."""
     try:
         launcher = launcher_of(folder, plan)
         return (launcher.poll(plan.tasks) if launcher is not None else {}), ""
@@ -94,45 +93,45 @@ def _ask(folder: PlanFolder, plan: StoredPlan) -> tuple[Mapping[str, State], str
 
 
 def _of_extraction(
-    task: Task, at_work: bool, states: Mapping[str, Progress], said: Mapping[str, State]
+    task: Task, at_work: bool, states: Mapping[str, Progress], polled: Mapping[str, State]
 ) -> CellStatus:
-    state = said.get(task.id) or (states[task.id].state if task.id in states else None)
+    state = polled.get(task.id) or (states[task.id].state if task.id in states else None)
     ended = task.ended()
     if ended is not None:
         state = ended
-    if state is None or (state.stage in OPEN and not at_work and task.id not in said):
+    if state is None or (state.stage in OPEN and not at_work and task.id not in polled):
         return CellStatus(task.label, "planned")
-    return _told(task.label, state, task)
+    return _from_state(task.label, state, task)
 
 
 def _of_cell(
     cell: PlannedTask,
     folder: PlanFolder,
-    order: str,
+    rerun_token: str,
     at_work: bool,
     states: Mapping[str, Progress],
-    said: Mapping[str, State],
+    polled: Mapping[str, State],
 ) -> CellStatus:
     record = folder.out / cell.record
     file = folder.path / f"{record.stem}.task"
-    if is_done(record, order):
+    if is_done(record, rerun_token):
         return CellStatus(cell.label, "done")
-    if is_locked(record.parent / WORK / record.stem / "lock"):
+    if is_locked(work_folder(record) / "lock"):
         return CellStatus(cell.label, "running", _how_far(file), _log(file))
-    asked = said.get(file.stem)
+    asked = polled.get(file.stem)
     known = states[file.stem].state if file.stem in states else None
     for state in (asked, known if at_work else None):
         if state is not None and state.stage in OPEN:
-            return _told(cell.label, state, cell.task)
+            return _from_state(cell.label, state, cell.task)
     if reason := _recorded_reason(record.with_suffix(".failed.json"), folder, at_work):
         return CellStatus(cell.label, "failed", reason, _log(file))
     for state in (known, asked):
         if state is not None and state.stage in ("failed", "lost", "cancelled"):
-            return _told(cell.label, state, cell.task)
+            return _from_state(cell.label, state, cell.task)
     return CellStatus(cell.label, "queued" if at_work else "planned")
 
 
-def _told(label: str, state: State, task: Task | None) -> CellStatus:
+def _from_state(label: str, state: State, task: Task | None) -> CellStatus:
     file = Path(task.file) if task is not None else None
     if state.stage == "running":
         detail = " · ".join(filter(None, [_how_far(file) if file else "", state.place, state.reason]))
@@ -155,7 +154,7 @@ def _log(file: Path | None) -> Path | None:
 
 
 def _recorded_reason(path: Path, folder: PlanFolder, at_work: bool) -> str:
-    """Return why a cell failed, by its record; '' if there is none, or it is older than the plan at work."""
+    """Return the reason in a cell's failed record; '' for none, or one older than the plan at work."""
     with contextlib.suppress(OSError, DataError):
         if not at_work or path.stat().st_mtime >= (folder.path / "plan").stat().st_mtime:
             return read_record(path).reason

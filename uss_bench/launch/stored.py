@@ -1,8 +1,8 @@
-"""Plans on disk: what a command started, kept under the results so that others can look at it.
+"""Plans on disk: what a command started and how far it is, under the results so that others can look at it.
 
-``OUT/.plans/<name>-<digest>/`` holds the plan, its states, and for each task its file, its log and what
-its process says. The digest is that of the cells, so the same command comes back to the same folder.
-No file ends in ``.json``, so none is taken for a record.
+``OUT/.plans/<name>-<digest>/`` holds the plan, its states, and for each task its file, its log and a small
+file in which its process reports. The digest is that of the cells, so the same command comes back to the
+same folder. No file ends in ``.json``, so none is taken for a record.
 """
 
 from __future__ import annotations
@@ -10,22 +10,28 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import socket
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 import msgspec
 
 from uss_bench.errors import DataError
-from uss_bench.json_files import JSON_ERRORS, read_json
+from uss_bench.files.atomic import atomic_write
+from uss_bench.files.json_file import read_json, try_read_json
+from uss_bench.files.locks import held, is_locked
 from uss_bench.launch.launcher import State, Task
-from uss_bench.locking import is_locked
-from uss_bench.paths import atomic_write
-from uss_bench.records import Cell, stem
+from uss_bench.results.record import Cell, stem
+from uss_bench.runtime import progress
 
 FOLDER = ".plans"
+
+_INTERVAL_S = 1.0
+"""Between two reports of a task."""
 
 
 class PlannedTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,7 +41,7 @@ class PlannedTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     record: str
     """Path of its record below the results folder."""
     task: Task | None = None
-    """None for one that had a record, and for those that run in the command's own process."""
+    """None for a cell that had a record, and for cells that run in the command's own process."""
 
 
 class StoredPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -51,8 +57,8 @@ class StoredPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Its name, or '' for cells that run in the command's own process."""
     options: dict[str, Any] = {}
     jobs: int | None = None
-    order: str = ""
-    """By which records that were there are made again (`record_files.new_order`)."""
+    rerun_token: str = msgspec.field(default="", name="order")
+    """Of ``--force``: existing records are made again, see `uss_bench.results.files.new_rerun_token`."""
     extractions: list[Task] = []
     cells: list[PlannedTask] = []
 
@@ -63,11 +69,11 @@ class StoredPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the command that runs a plan knows of a task."""
+    """The state of a task, as the command that runs its plan knows it."""
 
     state: State
     attempts: int = 0
-    """How often it was submitted."""
+    """How often the task was submitted."""
 
 
 class PlanFolder:
@@ -103,7 +109,7 @@ class PlanFolder:
         return self.path / f"{stem(cell)}.log"
 
     def now_file(self, cell: Cell) -> Path:
-        """Return where the process of a cell says how far it is."""
+        """Return where the process of a cell reports how far it is."""
         return self.path / f"{stem(cell)}.now"
 
     def write(self, plan: StoredPlan) -> None:
@@ -117,28 +123,12 @@ class PlanFolder:
         atomic_write(self.path / "states", msgspec.json.encode(states))
 
     def read_states(self) -> dict[str, Progress]:
-        """Return what is known of the tasks by their ids; nothing when there is no such file."""
-        try:
-            states: dict[str, Progress] = msgspec.json.decode(
-                (self.path / "states").read_bytes(), type=dict[str, Progress]
-            )
-        except (OSError, *JSON_ERRORS):
-            return {}
-        return states
+        """Return the states of the tasks by their ids; none where they cannot be read."""
+        return try_read_json(self.path / "states", dict[str, Progress]) or {}
 
-    @contextlib.contextmanager
-    def at_work(self) -> Iterator[bool]:
+    def at_work(self) -> contextlib.AbstractContextManager[bool]:
         """Hold the plan for this process; False when another one has it."""
-        lock = filelock.FileLock(self.path / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        return held(self.path / "lock")
 
     @property
     def is_at_work(self) -> bool:
@@ -155,3 +145,56 @@ def stored_plans(out: Path) -> list[PlanFolder]:
     """Return the plans that were started with a results folder, the oldest first."""
     found = [PlanFolder(path.parent) for path in out.absolute().glob(f"{FOLDER}/*/plan")]
     return sorted(found, key=lambda one: (one.path / "plan").stat().st_mtime)
+
+
+class Now(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a task's process reports while it runs."""
+
+    host: str
+    pid: int
+    started: float
+    """Seconds since 1970."""
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    """Steps of the phase; 0 where they are not known."""
+
+    def __str__(self) -> str:
+        return f"{self.phase} {self.done:,} of {self.total:,}" if self.total else self.phase
+
+
+class Reporter:
+    """Keeps the file of a task while it runs; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written = 0.0
+        self._now = Now(host=socket.gethostname(), pid=os.getpid(), started=time.time(), phase="start")
+
+    def __enter__(self) -> Reporter:
+        self._write()
+        progress.observe(self._advance)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        progress.observe(None)
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _advance(self, label: str, done: int, total: int) -> None:
+        # The end of a phase may be long before the next begins, so it does not wait for its turn.
+        wait = _INTERVAL_S if done < total and label == self._now.phase else _INTERVAL_S / 5
+        if time.monotonic() - self._written < wait:
+            return
+        self._now = msgspec.structs.replace(self._now, phase=label, done=done, total=total)
+        self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        with contextlib.suppress(OSError):  # a full disk must not end a run for the sake of this
+            atomic_write(self._path, msgspec.json.encode(self._now))
+
+
+def read_now(path: Path) -> Now | None:
+    """Return what the task whose file is at `path` reports; None when it does not run."""
+    return try_read_json(path.with_suffix(".now"), Now)

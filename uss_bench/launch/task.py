@@ -1,9 +1,8 @@
 """The process of one task: ``python -m uss_bench.launch.task FILE``.
 
-What it prints goes to a log beside the file, how far it is to a file that others look at, and what
-became of it to a third when it ends. Its exit code is 0 when done, 1 when what it ran failed, 2 when it
-was asked for something wrong, and 130 when it was interrupted, by SIGTERM too; only then, and when it
-dies, is nothing said of its end.
+Its output goes to a log beside the file, its progress to a second file, and its last state to a third. The
+exit code is 0 when done, 1 when the run failed, 2 for a wrong request, and 130 when it was interrupted, also
+by SIGTERM; an interrupted process, and one that dies, leaves no last state.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from typing import Any
 import msgspec
 
 from uss_bench.errors import UssBenchError
+from uss_bench.experiment.cells import CellWork, Work, read_work
+from uss_bench.files.atomic import atomic_write
 from uss_bench.launch.launcher import CORES, State
 from uss_bench.launch.local import GRACE_S, TIED
 from uss_bench.launch.logs import logging_to
-from uss_bench.launch.reporting import Reporter
-from uss_bench.launch.work import CellWork, Work, read_work
-from uss_bench.paths import atomic_write
+from uss_bench.launch.stored import Reporter
+from uss_bench.runtime.installation import import_fault
 
 
 def run_file(path: Path) -> int:
@@ -71,6 +71,7 @@ def _run(work: Work) -> None:
 
 def _failed(path: Path, error: BaseException) -> int:
     traceback.print_exception(error)
+    error = import_fault(error) or error
     ours = isinstance(error, UssBenchError)
     reason = str(error) if ours else f"{type(error).__name__}: {error}"
     _end(path, State("failed", reason))
@@ -80,7 +81,7 @@ def _failed(path: Path, error: BaseException) -> int:
 def _end(path: Path, state: State) -> None:
     try:
         atomic_write(path.with_suffix(".end"), msgspec.json.encode(state))
-    except OSError as error:  # a full disk: then the exit code has to tell
+    except OSError as error:  # a full disk: the exit code is left
         print(f"{path.with_suffix('.end')} cannot be written: {error}", file=sys.stderr)
 
 
@@ -106,7 +107,7 @@ def _watch_parent() -> None:
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
-    os.killpg(0, signal.SIGKILL)  # it was started as a group of its own, with the CRF's processes
+    os.killpg(0, signal.SIGKILL)  # it was started as a group of its own, with whatever it has started
 
 
 def main() -> None:

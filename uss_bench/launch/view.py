@@ -1,4 +1,4 @@
-"""What a person sees while a plan runs: a table that is drawn again, or lines where there is no terminal."""
+"""The terminal while a plan runs: a live table, or lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from pathlib import Path
 
 import click
 
-from uss_bench import progress
 from uss_bench.launch.launcher import Stage, Task
-from uss_bench.launch.reporting import duration, read_now
-from uss_bench.launch.stored import Progress
-from uss_bench.text import first_line
+from uss_bench.launch.stored import Progress, read_now
+from uss_bench.runtime import progress
+from uss_bench.runtime.formatting import duration
+from uss_bench.runtime.text import first_line
 
 _REFRESH_S = 0.5
-_COLOURS: Mapping[str, str] = {
+_LOGGED = 3
+"""How many of the tasks at work a line of a log names."""
+_COLORS: Mapping[str, str] = {
     "planned": "bright_black",
     "queued": "bright_black",
     "running": "cyan",
@@ -46,7 +48,8 @@ class View:
         self._started = time.monotonic()
         self._seen: dict[str, Stage] = {}
         self._since: dict[str, float] = {}
-        self._heard_of: set[str] = set()
+        self._reported: set[str] = set()
+        """Tasks whose processes have said how far they are."""
 
     def __enter__(self) -> View:
         return self
@@ -55,72 +58,76 @@ class View:
         self._clear()
 
     def draw(self, known: Mapping[str, Progress]) -> None:
-        """Show the states: a line for each that has ended, above a table of the rest."""
-        self._say_changes(known)
-        if self._live and time.monotonic() - self._drawn >= _REFRESH_S:
+        """Show the states: a line for each task that has ended, above a table of the rest."""
+        self._print_changes(known)
+        if not self._live:
+            progress.log_if_silent(
+                lambda: click.unstyle("; ".join([self._counts(known), *self._running(known)[:_LOGGED]]))
+            )
+        elif time.monotonic() - self._drawn >= _REFRESH_S:
             self._clear()
             lines = self._table(known)
             click.echo("\n".join(lines), err=True)
             self._lines, self._drawn = len(lines), time.monotonic()
 
-    def _say_changes(self, known: Mapping[str, Progress]) -> None:
+    def _print_changes(self, known: Mapping[str, Progress]) -> None:
         for task in self._tasks:
-            if task.id not in known:
+            if task.id not in known or known[task.id].state.stage == self._seen.get(task.id):
                 continue
             state = known[task.id].state
-            before = self._seen.get(task.id)
-            if state.stage == before:
-                continue
             self._seen[task.id] = state.stage
             took = time.monotonic() - self._since.get(task.id, self._started)
             self._since[task.id] = time.monotonic()
-            message = ""
-            if state.stage == "running" and not self._live:
-                message = f"{task.label}: started{on(state.place)}"
-            elif state.stage == "done":
-                message = f"{task.label}: done in {duration(took)}"
-            elif state.stage in ("failed", "lost"):
-                message = f"{task.label}: failed. {first_line(state.reason)} (log: {short(task.log)})"
-            elif state.stage == "cancelled":
-                message = f"{task.label}: {state.reason}"
+            failed = f"failed. {first_line(state.reason)} (log: {short(task.log)})"
+            message = {
+                "running": "" if self._live else f"started{on(state.place)}",
+                "done": f"done in {duration(took)}",
+                "failed": failed,
+                "lost": failed,
+                "cancelled": state.reason,
+            }.get(state.stage)
             if message:
                 self._clear()
-                progress.log(message)
+                progress.log(f"{task.label}: {message}")
 
-    def _table(self, known: Mapping[str, Progress]) -> list[str]:
-        width, height = shutil.get_terminal_size()
-        counts = Counter(
-            known[task.id].state.stage for task in self._tasks if task.id in known and task.kind == "cell"
-        )
-        done = counts["done"] + self._done_before
-        cells = sum(task.kind == "cell" for task in self._tasks) + self._done_before
+    def _counts(self, known: Mapping[str, Progress]) -> str:
+        """Return how many cells there are, and how many in each stage."""
+        cells = [task.id for task in self._tasks if task.kind == "cell"]
+        counts = Counter(known[name].state.stage for name in cells if name in known)
         failed = counts["failed"] + counts["lost"] + counts["cancelled"]
         parts = [
-            click.style(f"{done} done", fg="green"),
+            click.style(f"{counts['done'] + self._done_before} done", fg="green"),
             click.style(f"{counts['running']} running", fg="cyan"),
             f"{counts['queued']} queued",
             *([click.style(f"{failed} failed", fg="red")] if failed else []),
         ]
-        elapsed = duration(time.monotonic() - self._started)
-        lines = ["", f"{cells} cells: {', '.join(parts)} · {elapsed}"]
+        return f"{len(cells) + self._done_before} cells: {', '.join(parts)}"
+
+    def _running(self, known: Mapping[str, Progress]) -> list[str]:
+        """Return a line for each task at work: how far it is, and for how long it has run."""
         running = [task for task in self._tasks if self._seen.get(task.id) == "running"]
-        room = max(1, height - 5)
-        label_width = max((len(task.label) for task in running), default=0)
-        for task in running[:room]:
+        width = max((len(task.label) for task in running), default=0) if self._live else 0
+        lines = []
+        for task in running:
             now = read_now(Path(task.file))
             if now is not None:
-                self._heard_of.add(task.id)
+                self._reported.add(task.id)
             attempt = known[task.id].attempts
             facts = [
-                str(now) if now else "ending" if task.id in self._heard_of else "starting",
+                str(now) if now else "ending" if task.id in self._reported else "starting",
                 duration(time.monotonic() - self._since[task.id]),
                 *([f"attempt {attempt}"] if attempt > 1 else []),
             ]
-            text = f"  {task.label:<{label_width}}  {' · '.join(facts)}"
-            lines.append(text[: width - 1])
-        if len(running) > room:
-            lines.append(f"  and {len(running) - room} more")
+            lines.append(f"{task.label:<{width}}  {' · '.join(facts)}")
         return lines
+
+    def _table(self, known: Mapping[str, Progress]) -> list[str]:
+        width, height = shutil.get_terminal_size()
+        running = self._running(known)
+        room = max(1, height - 5)
+        more = [f"  and {len(running) - room} more"] if len(running) > room else []
+        title = f"{self._counts(known)} · {duration(time.monotonic() - self._started)}"
+        return ["", title, *(f"  {line}"[: width - 1] for line in running[:room]), *more]
 
     def _clear(self) -> None:
         if self._lines:
@@ -140,5 +147,5 @@ def short(path: Path) -> Path:
 
 
 def styled(stage: str) -> str:
-    """Return a stage in its colour."""
-    return click.style(stage, fg=_COLOURS.get(stage))
+    """Return a stage in its color."""
+    return click.style(stage, fg=_COLORS.get(stage))

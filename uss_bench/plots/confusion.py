@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from uss_bench.collection import Setting
+from uss_bench.evaluation.scoring import confusion_matrix, score_under
 from uss_bench.plots import style
-from uss_bench.plots.numbers import REFINEMENTS, mean
-from uss_bench.plots.selection import describe
+from uss_bench.plots.numbers import mean
 from uss_bench.protocol import Protocol
-from uss_bench.records import Refinement
-from uss_bench.scoring import confusion_matrix, score_under
+from uss_bench.results.collection import Configuration
+from uss_bench.results.record import Refinement
+from uss_bench.results.scores import REFINEMENTS
+from uss_bench.results.selection import describe, names
 
 _ALL_SHOWN = 12
 """Classes up to which every share is written into its cell; beyond, those from `_WORTH` percent on."""
@@ -30,15 +31,15 @@ class Confusion:
     classes: tuple[str, ...]
 
 
-def confusion(setting: Setting, refinement: Refinement) -> Confusion:
-    """Return the confusion of a setting: each seed is matched by itself, then shares are averaged."""
+def confusion(configuration: Configuration, refinement: Refinement) -> Confusion:
+    """Return the confusion of a configuration: each seed is matched by itself, then shares are averaged."""
     seeds = [
         _shares(counts.sum(axis=0), entry.record.protocol)
-        for entry, counts in zip(setting.entries, setting.counts(refinement), strict=True)
+        for entry, counts in zip(configuration.entries, configuration.counts(refinement), strict=True)
     ]
     shares = mean(np.stack(seeds))
     unmatched = np.nan_to_num(shares[:, -1]).any()
-    classes = tuple(row.name for row in setting.records[0].classes)
+    classes = tuple(row.name for row in configuration.records[0].classes)
     return Confusion(shares if unmatched else shares[:, :-1], classes)
 
 
@@ -51,7 +52,7 @@ def draw(found: Confusion) -> Figure:
     size = min(7.0, 26 * cell)
     with style.figure(width, height=cell * len(found.classes) + 0.8 * names + 0.2) as canvas:
         axes = canvas.subplots()
-        axes.imshow(found.shares, cmap=style.SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
+        shares = axes.imshow(found.shares, cmap=style.SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
         axes.set_xticks(range(len(columns)), columns, rotation=50, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(found.classes)), found.classes)
         axes.tick_params(length=0)
@@ -61,21 +62,23 @@ def draw(found: Confusion) -> Figure:
         least = 0.5 if len(found.classes) <= _ALL_SHOWN else _WORTH
         for row, column in np.argwhere(np.nan_to_num(found.shares) >= least):
             share = found.shares[row, column]
-            colour = "white" if share > 55 else style.INK
-            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=size, color=colour)
+            color = "white" if share > 55 else style.INK
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=size, color=color)
+        canvas.colorbar(shares, ax=axes, pad=0.02, aspect=30).set_label("share of the true class (%)")
         return canvas
 
 
-def caption(setting: Setting, refinement: Refinement) -> str:
+def caption(configuration: Configuration, refinement: Refinement) -> str:
+    (name,) = names([configuration])
     return (
-        f"Confusion of {setting.label}, {REFINEMENTS[refinement]}: percent of each true class that went to "
-        f"each matched class, mean over seeds. {describe([setting])}."
+        f"Confusion of {name}, {REFINEMENTS[refinement]}: percent of each true class that "
+        f"went to each matched class, mean over seeds. {describe([configuration])}."
     )
 
 
 def _shares(counts: np.ndarray, protocol: Protocol) -> np.ndarray:
     """Return percent of each true class, float64 (C, C + 1), under the protocol's rules."""
-    if protocol.extra_clusters == "drop":
+    if protocol.extra_clusters == "drop" and protocol.match_on == "test":
         counts = counts[: counts.shape[1]]
     matched = score_under(counts, protocol).class_of_cluster
     pixels = confusion_matrix(counts, matched).T.astype(np.float64)

@@ -1,67 +1,126 @@
-"""Training curves: the label-free scalars that a method reported, over seeds."""
+"""Training curves: the label-free scalars that methods reported, and what one run's states did."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from uss_bench.collection import Setting
 from uss_bench.errors import UsageError
 from uss_bench.plots import style
-from uss_bench.plots.selection import describe, names, one_table
+from uss_bench.plots.looks import looks
+from uss_bench.results.collection import Configuration
+from uss_bench.results.files import CURVES_SUFFIX, read_record
+from uss_bench.results.record import RunRecord
+from uss_bench.results.selection import describe, names, one_table
 
 _ACROSS = 3
 
 
-def scalars(settings: Sequence[Setting]) -> list[str]:
-    """Return the names of all reported scalars, in the order of reporting.
+def draw(configurations: Sequence[Configuration]) -> Figure:
+    """Draw one panel per scalar: a line per seed, a color per configuration.
 
     Raises:
-        UsageError: when nothing was reported.
+        UsageError: when the configurations are of several tables, or nothing was reported.
     """
-    found = list(dict.fromkeys(name for one in settings for record in one.records for name in record.curves))
-    if not found:
+    one_table(configurations)
+    records = [record for one in configurations for record in one.records]
+    scalars = list(dict.fromkeys(name for record in records for name in record.curves))
+    if not scalars:
         raise UsageError(
-            f"Nothing was reported while {', '.join(names(settings))} trained: there are no curves.",
+            f"Nothing was reported while {', '.join(names(configurations))} trained: there are no curves.",
             hint="Choose another --method; a method reports with ctx.report(step, loss=…).",
         )
-    return found
-
-
-def draw(settings: Sequence[Setting]) -> Figure:
-    """Draw one panel per scalar: a line per seed, a colour per setting.
-
-    Raises:
-        UsageError: when the settings are of several tables, or nothing was reported.
-    """
-    one_table(settings)
-    panels = scalars(settings)
-    across = min(len(panels), _ACROSS)
-    rows = -(-len(panels) // across)
-    width: style.Width = "column" if across < _ACROSS else "page"
-    legend = 0.18 * (1 + len(settings) // 2) if len(settings) > 1 else 0.0
-    with style.figure(width, height=1.7 * rows + legend) as canvas:
+    across = min(len(scalars), _ACROSS)
+    rows = -(-len(scalars) // across)
+    legend = 0.18 * (1 + len(configurations) // 2) if len(configurations) > 1 else 0.0
+    with style.figure("column" if across < _ACROSS else "page", height=1.7 * rows + legend) as canvas:
         grid = canvas.subplots(rows, across, squeeze=False)
-        handles = {}
-        for axes, name in zip(grid.flat, panels, strict=False):
-            axes.grid()
-            axes.set_title(name)
-            for index, setting in enumerate(settings):
-                for record in setting.records:
-                    points = np.array(record.curves.get(name, []), dtype=np.float64).reshape(-1, 2)
-                    (line,) = axes.plot(points[:, 0], points[:, 1], color=style.colour(index), alpha=0.75)
-                    handles[index] = line
-        for axes in grid.flat[len(panels) :]:
+        drawn = looks(configurations)
+        for one, look in zip(configurations, drawn, strict=True):
+            for record in one.records:
+                line = {"color": look.color, "linestyle": look.line, "alpha": 0.75}
+                _draw_scalars(grid.flat, record, scalars, **line)
+        for axes in grid.flat[len(scalars) :]:
             axes.remove()
-        for axes in grid[-1, : len(panels) - across * (rows - 1)]:
+        for axes in grid[-1, : len(scalars) - across * (rows - 1)]:
             axes.set_xlabel("step")
-        if len(settings) > 1:
-            style.legend_below(canvas, list(handles.values()), names(settings))
+        if len(configurations) > 1:
+            handles = [Line2D([], [], color=one.color, linestyle=one.line, alpha=0.75) for one in drawn]
+            style.legend_below(canvas, handles, names(configurations))
         return canvas
 
 
-def caption(settings: Sequence[Setting]) -> str:
-    who = ", ".join(names(settings))
-    return f"Training curves of {who}: a line per seed, no labels involved. {describe(settings)}."
+def caption(configurations: Sequence[Configuration]) -> str:
+    who = ", ".join(names(configurations))
+    return f"Training curves of {who}: a line per seed, no labels involved. {describe(configurations)}."
+
+
+def save_training(path: Path) -> None:
+    """Draw the training of the record at `path` beside it, if anything was trained.
+
+    Raises:
+        DataError: when the picture cannot be written.
+    """
+    record = read_record(path)
+    if record.monitor:
+        style.save_beside(path, CURVES_SUFFIX, draw_training(record))
+
+
+def draw_training(record: RunRecord) -> Figure:
+    """Draw a record that has `monitor` points: a panel per scalar, then clusters, agreement, confidence."""
+    scalars = list(record.curves)
+    rows = -(-len(scalars) // _ACROSS) + 1
+    with style.figure("page", height=1.55 * rows + 0.3) as canvas:
+        grid = canvas.subplots(rows, _ACROSS, squeeze=False, sharex=True)
+        _draw_scalars(grid.flat, record, scalars, color=style.color(0))
+        for axes in grid[:-1].flat[len(scalars) :]:
+            axes.set_axis_off()
+        _draw_states(record, grid[-1])
+        canvas.suptitle(
+            f"{record.cell.method.name} on {record.cell.dataset.name}, seed {record.cell.seed}: "
+            "training without labels",
+            fontsize=8,
+        )
+        return canvas
+
+
+def _draw_scalars(panels: Iterable[Axes], record: RunRecord, scalars: Sequence[str], **line: Any) -> None:
+    for axes, name in zip(panels, scalars, strict=False):
+        points = np.array(record.curves.get(name, []), dtype=np.float64).reshape(-1, 2)
+        # a line of one point is invisible
+        dot: dict[str, Any] = {"marker": "o", "markersize": 3} if len(points) == 1 else {}
+        axes.plot(*points.T, **line, **dot)
+        axes.set_title(name)
+        axes.grid(visible=True)
+
+
+def _draw_states(record: RunRecord, panels: Sequence[Axes]) -> None:
+    points = record.monitor
+    end = max([step for curve in record.curves.values() for step, _ in curve] + [p.step or 0 for p in points])
+    steps = [end if point.step is None else point.step for point in points]
+    shown = {
+        "clusters": {"entropy": "entropy / log K", "largest": "largest share"},
+        "agreement": {"agreement": ""},
+        "confidence": {"confidence": "mean", "confident": "share above 0.9"},
+    }
+    for axes, (title, lines) in zip(panels, shown.items(), strict=True):
+        for index, (field, label) in enumerate(lines.items()):
+            values = np.array([getattr(point, field) for point in points], dtype=np.float64)  # None is NaN
+            marks: dict[str, Any] = {
+                "color": style.color(index),
+                "marker": style.marker(index),
+                "markersize": 3,
+            }
+            axes.plot(steps, values, label=label, **marks)
+        axes.set(title=title, ylim=(-0.03, 1.03), xlabel="step")
+        axes.grid()
+        if len(lines) > 1:
+            axes.legend(loc="best")
+        elif len(points) == 1:
+            axes.text(0.5, 0.5, "one state only", ha="center", transform=axes.transAxes)

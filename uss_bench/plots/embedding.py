@@ -10,28 +10,26 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from uss_bench import progress
-from uss_bench.collection import Entry
+from uss_bench.data.geometry import resize, scored_label
 from uss_bench.errors import DataError, UsageError, blame
-from uss_bench.geometry import Items, resize, scored_label
-from uss_bench.inputs import assemble
-from uss_bench.panels import cluster_colours
-from uss_bench.plots import style
-from uss_bench.plots.selection import describe_entries
-from uss_bench.plots.trained import Trained
-from uss_bench.records import UNMATCHED
+from uss_bench.experiment.restoring import Restored
+from uss_bench.features.inputs import assemble
+from uss_bench.plots import colors, style
+from uss_bench.results.collection import Entry
+from uss_bench.results.selection import describe_entries
+from uss_bench.runtime import progress
 
 _PERPLEXITY = 30.0
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Codes of P labelled patches."""
+    """Codes of P labeled patches."""
 
     codes: np.ndarray
     """float32 (P, d)."""
     classes: np.ndarray
-    """int64 (P,): the class of the pixel in the patch's centre."""
+    """int64 (P,): the class of the pixel in the patch's center."""
     clusters: np.ndarray
     """int64 (P,)."""
 
@@ -43,10 +41,10 @@ class Cloud:
     name: str
     points: np.ndarray
     """float32 (P, 2)."""
-    class_colours: np.ndarray
+    class_colors: np.ndarray
     """uint8 (P, 3): of the true class of each point."""
-    cluster_colours: np.ndarray
-    """uint8 (P, 3): of the class that the point's cluster is matched to; grey without one."""
+    cluster_colors: np.ndarray
+    """uint8 (P, 3): of the class that the point's cluster is matched to; gray without one."""
 
 
 def require_sklearn() -> ModuleType:
@@ -66,47 +64,40 @@ def require_sklearn() -> ModuleType:
 
 
 @torch.no_grad()
-def patch_codes(trained: Trained, *, images: int, points: int, device: torch.device) -> Codes:
-    """Embed evenly spaced test images, unflipped, and return at most `points` of their labelled patches.
+def patch_codes(trained: Restored, *, images: int, points: int, device: torch.device) -> Codes:
+    """Embed evenly spaced test images, unflipped, and return at most `points` of their labeled patches.
 
     The patches are drawn by a generator of their own seed, so every method gets the same ones when
     its codes have the same resolution.
 
     Raises:
         UsageError: when the data has no labels.
-        DataError: when fewer patches than t-SNE can use are labelled.
+        DataError: when fewer patches than t-SNE can use are labeled.
     """
     setup, method = trained.setup, trained.method
     if setup.test_labels is None:
-        raise UsageError(f"'{setup.dataset.name}' has no labels to colour an embedding by.")
-    items = Items.for_evaluation(setup.test_images, setup.protocol, patch=setup.backbone.patch)
-    store = setup.open_store(
-        device,
-        budget=0,  # features that are not there are not stored for a picture
-        log=lambda message: None,
-    )
-    features = store.open(items, setup.spec.facets) if setup.spec.facets else None
-    total = items.unflipped
-    rows = [index * total // min(images, total) for index in range(min(images, total))]
-    codes, classes, clusters = [], [], []
-    for row in progress.track(rows, total=len(rows), label="embed"):
+        raise UsageError(f"'{setup.dataset.name}' has no labels to color an embedding by.")
+    items = setup.evaluation_items()
+    # Features that the store lacks are not kept for a picture.
+    store = setup.open_store(device, budget=0, log=lambda message: None)
+    features = store.open(items, setup.facets) if setup.facets else None
+    count = min(images, items.unflipped)
+    rows = [index * items.unflipped // count for index in range(count)]
+    found = []
+    for row in progress.track(rows, total=count, label="embed"):
         with blame(f"Method '{setup.spec.name}'", "embedding"):
-            code = method.embed(assemble(setup.spec.inputs, items, features, [row], device))
+            code = method.embed(assemble(setup.inputs, items, features, [row], device))
             assigned = method.classify(code).argmax(dim=1)[0].cpu().numpy()
         height, width = assigned.shape
         label = resize(scored_label(setup.test_labels.label(row), setup.protocol), height, width, "nearest")
-        labelled = label >= 0
-        codes.append(code[0].permute(1, 2, 0).cpu().numpy()[labelled])
-        classes.append(label[labelled])
-        clusters.append(assigned[labelled])
-    there = sum(len(one) for one in classes)
-    if there <= 3 * _PERPLEXITY:
-        raise DataError(f"Only {there} patches are labelled: too few for t-SNE.", hint="Raise --images.")
-    chosen = np.sort(np.random.default_rng(0).permutation(there)[:points])
+        labeled = label >= 0
+        found.append((code[0].permute(1, 2, 0).cpu().numpy()[labeled], label[labeled], assigned[labeled]))
+    codes, classes, clusters = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    if len(codes) <= 3 * _PERPLEXITY:
+        raise DataError(f"Only {len(codes)} patches are labeled: too few for t-SNE.", hint="Raise --images.")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(codes))[:points])
     return Codes(
-        np.concatenate(codes)[chosen].astype(np.float32),
-        np.concatenate(classes)[chosen].astype(np.int64),
-        np.concatenate(clusters)[chosen].astype(np.int64),
+        codes[chosen].astype(np.float32), classes[chosen].astype(np.int64), clusters[chosen].astype(np.int64)
     )
 
 
@@ -123,54 +114,39 @@ def cloud(name: str, entry: Entry, found: Codes) -> Cloud:
     reduction = manifold.TSNE(
         perplexity=_PERPLEXITY, init="pca" if directions.shape[1] > 1 else "random", random_state=0
     )
-    palette = np.array([row.colour for row in entry.record.classes], dtype=np.uint8)
-    of_cluster = cluster_colours(entry.record, entry.arrays, "last", "raw")
+    palette = np.array([row.color for row in entry.record.classes], dtype=np.uint8)
+    of_cluster = colors.cluster_colors(entry.record, entry.arrays, "raw")
     return Cloud(
         name, reduction.fit_transform(directions), palette[found.classes], of_cluster[found.clusters]
     )
 
 
-def draw(clouds: Sequence[Cloud], legend: Sequence[tuple[str, tuple[int, int, int]]]) -> Figure:
-    """Draw clouds, one column each: coloured by true class above, by matched cluster below."""
+def draw(clouds: Sequence[Cloud], legend: Sequence[tuple[str, colors.Color]]) -> Figure:
+    """Draw clouds, one column each: colored by true class above, by matched cluster below."""
     width: style.Width = "column" if len(clouds) < 3 else "page"
     side = (style.WIDTHS[width] - 0.2) / max(len(clouds), 2)
     names = [name for name, _ in legend]
-    height = (
-        (1 if len(clouds) == 1 else 2) * side + 0.25 + 0.17 * style.legend_rows(names, style.WIDTHS[width])
-    )
+    alone = len(clouds) == 1  # then the two panels stand side by side
+    height = (1 if alone else 2) * side + 0.25 + 0.17 * style.legend_rows(names, style.WIDTHS[width])
     with style.figure(width, height) as canvas:
-        # A single cloud has its two panels side by side.
-        alone = len(clouds) == 1
         panels = canvas.subplots(1, 2, squeeze=False).T if alone else canvas.subplots(2, len(clouds))
         for column, one in enumerate(clouds):
             if not alone:
                 panels[0, column].set_title(one.name)
-            for axes, colours in zip(
-                panels[:, column], (one.class_colours, one.cluster_colours), strict=True
-            ):
-                axes.scatter(*one.points.T, s=2.5, c=colours / 255, linewidths=0)
-                axes.set_xticks([])
-                axes.set_yticks([])
-                axes.spines[:].set_visible(True)
-                axes.spines[:].set_color("#CCCCCC")
+            for axes, of_point in zip(panels[:, column], (one.class_colors, one.cluster_colors), strict=True):
+                axes.scatter(*one.points.T, s=2.5, c=of_point / 255, linewidths=0)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set(visible=True, color="#CCCCCC")
                 axes.set_box_aspect(1)
         for axes, title in zip(panels[:, 0], ("true class", "cluster's class"), strict=True):
             name = axes.set_title if alone else axes.set_ylabel
             name(title)
         handles = [
-            panels[0, 0].scatter([], [], s=16, color=np.array(colour) / 255, linewidths=0)
-            for _, colour in legend
+            panels[0, 0].scatter([], [], s=16, color=np.array(color) / 255, linewidths=0)
+            for _, color in legend
         ]
         style.legend_below(canvas, handles, names)
         return canvas
-
-
-def legend(entry: Entry) -> list[tuple[str, tuple[int, int, int]]]:
-    """Return names and colours of a record's classes, and the grey of unmatched clusters if it has any."""
-    row = entry.record.last
-    unmatched = row is not None and UNMATCHED in row.raw.class_of_cluster
-    classes = [(one.name, one.colour) for one in entry.record.classes]
-    return [*classes, *([("unmatched cluster", (172, 172, 172))] if unmatched else [])]
 
 
 def caption(shown: Sequence[tuple[str, Entry]], clouds: Sequence[Cloud]) -> str:

@@ -1,4 +1,4 @@
-"""One style for every figure: sizes of a paper's columns, colours that the colour-blind tell apart.
+"""One style for every figure: sizes of a paper's columns, colors that the color-blind tell apart.
 
 A figure is drawn inside ``with figure(…) as canvas`` and written by `save`. The style does not depend on
 the user's matplotlibrc, on installed fonts or on LaTeX, and the same figure gives the same bytes.
@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import matplotlib
+from matplotlib import rc_params_from_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from uss_bench import progress
 from uss_bench.errors import DataError, UsageError
-from uss_bench.paths import atomic_write
+from uss_bench.files.atomic import atomic_write
+from uss_bench.files.owned import OwnedFiles, write_owned
+from uss_bench.runtime import progress
 
 Format = Literal["pdf", "png", "svg"]
 Width = Literal["column", "page"]
@@ -28,62 +30,17 @@ Width = Literal["column", "page"]
 WIDTHS: dict[Width, float] = {"column": 3.25, "page": 6.875}
 """Inches: one column, and both columns, of the two-column style of CVPR; ICLR's text is between them."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-"""The palette of Okabe and Ito (2008), with a grey for its yellow, which is too pale for lines on white."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+"""The palette of Okabe and Ito (2008), with a gray for its yellow, which is too pale for lines on white."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK = "#222222"
 FAINT = "#8C8C8C"
 SEQUENTIAL = "Blues"
-"""The colour map of shares and scores; one hue, so it survives grey printing."""
+"""The color map of shares and scores; one hue, so it survives gray printing."""
 
 PNG_DPI = 300
-_BODY, _SMALL = 8.0, 7.0
-
-_PLAIN: dict[Any, Any] = {"text.parse_math": False}  # a class may be called "$^$"
-_RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "mathtext.fontset": "dejavusans",
-    "text.usetex": False,
-    **_PLAIN,
-    "font.size": _BODY,
-    "axes.titlesize": _BODY,
-    "axes.titleweight": "bold",
-    "axes.labelsize": _BODY,
-    "xtick.labelsize": _SMALL,
-    "ytick.labelsize": _SMALL,
-    "legend.fontsize": _SMALL,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": f"cycler('color', {list(COLOURS)})",
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.minor.size": 1.5,
-    "ytick.minor.size": 1.5,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4.0,
-    "patch.linewidth": 0.5,
-    "hatch.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.handlelength": 1.4,
-    "legend.columnspacing": 1.2,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "pdf.fonttype": 42,  # TrueType: text stays text, and publishers' checks pass
-    "svg.fonttype": "path",
-    "svg.hashsalt": "uss-bench",
-}
+_SHEET = Path(__file__).parent / "assets" / "uss-bench.mplstyle"
 
 
 @contextmanager
@@ -102,15 +59,32 @@ def save(canvas: Figure, path: Path) -> None:
     """Write a figure as PDF, PNG or SVG, by the suffix, whole or not at all.
 
     Raises:
-        UsageError: for another suffix.
+        UsageError: for another suffix, or when it would replace a file that uss-bench did not write.
         DataError: when the file cannot be written.
     """
-    content = render(canvas, figure_format(path))
+    write_owned(path, render(canvas, figure_format(path)))
+
+
+def save_beside(record: Path, suffix: str, canvas: Figure) -> None:
+    """Write a figure as the PNG of this suffix that belongs to a record.
+
+    Raises:
+        DataError: when the file cannot be written.
+    """
+    target = record.with_suffix(suffix)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, content)
+        atomic_write(target, render(canvas, "png"))
     except OSError as error:
-        raise DataError(f"The figure cannot be written to {path}: {error.strerror}.") from None
+        raise DataError(
+            f"The picture {target} cannot be written: {error.strerror}.",
+            hint="Free some space, and give the same command again: it draws what is missing.",
+        ) from None
+
+
+def check_target(path: Path) -> None:
+    """Raise `UsageError` if no figure can be written to this path, before any work."""
+    figure_format(path)
+    OwnedFiles(path.parent).check([path.name])
 
 
 def render(canvas: Figure, format: Format) -> bytes:
@@ -128,8 +102,8 @@ def render(canvas: Figure, format: Format) -> bytes:
 
 @contextmanager
 def plain_text() -> Iterator[None]:
-    """Draw text as it is: a dollar begins no formula, and characters that the font lacks are told once."""
-    with matplotlib.rc_context(_PLAIN), warnings.catch_warnings(record=True) as caught:
+    """Draw text as it is: a dollar begins no formula, and characters that the font lacks are named once."""
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     others = [one for one in caught if not str(one.message).startswith("Glyph ")]
@@ -143,24 +117,25 @@ def figure_format(path: Path) -> Format:
     """Return the format that a path's suffix asks for.
 
     Raises:
-        UsageError: when it is none that figures are written in.
+        UsageError: when figures are not written in that format.
     """
     for known in get_args(Format):
         if path.suffix.lower() == f".{known}":
             return known  # type: ignore[no-any-return]
     raise UsageError(
-        f"A figure is no '{path.suffix or path.name}' file.", hint="Use .pdf for a paper, or .png or .svg."
+        f"A figure cannot be a '{path.suffix or path.name}' file.",
+        hint="Use .pdf for a paper, or .png or .svg.",
     )
 
 
-def colour(index: int) -> str:
-    """Return the colour of series `index`; beyond the palette it repeats, and markers differ."""
-    return COLOURS[index % len(COLOURS)]
+def color(index: int) -> str:
+    """Return the color of series `index`; beyond the palette it repeats, and markers differ."""
+    return COLORS[index % len(COLORS)]
 
 
 def marker(index: int) -> str:
-    """Return the marker of series `index`, so that colour is never the only difference."""
-    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
+    """Return the marker of series `index`, so that color is never the only difference."""
+    return MARKERS[(index + index // len(COLORS)) % len(MARKERS)]
 
 
 def legend_below(canvas: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -181,6 +156,5 @@ def legend_rows(labels: Sequence[str], width: float) -> int:
 
 def _style() -> Any:
     """Return the context in which matplotlib's settings are its defaults and the style's."""
-    defaults: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
-    kept = {name: value for name, value in defaults.items() if "backend" not in name}
-    return matplotlib.rc_context({**kept, **_RC})
+    settings: dict[Any, Any] = dict(rc_params_from_file(_SHEET, use_default_template=True))
+    return matplotlib.rc_context({name: value for name, value in settings.items() if "backend" not in name})

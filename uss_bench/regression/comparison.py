@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from uss_bench.evaluation.scoring import score_under
 from uss_bench.protocol import get_protocol
-from uss_bench.records import Refinement
-from uss_bench.regression.golden import Golden, Result
-from uss_bench.regression.plan import Tolerance
-from uss_bench.scoring import score_under
+from uss_bench.regression.golden import Golden, Summary, Tolerance
+from uss_bench.results.arrays import Arrays
+from uss_bench.results.differences import CODE, Change, cell_fields, changes
+from uss_bench.results.record import Refinement
+from uss_bench.results.scores import REFINEMENTS
+from uss_bench.runtime.formatting import shortened
+
+_Result = tuple[Summary, Arrays]
+_Curves = Mapping[str, Sequence[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GoldenCheck:
     """One run, golden and measured."""
 
     name: str
@@ -31,77 +35,61 @@ class Comparison:
     """Points of accuracy gained, raw or refined, whichever moved more."""
     miou: float
     details: tuple[str, ...]
-    """What is others, and what moved most, in plain words."""
+    """What differs, and what moved most, in words."""
 
 
-def machines_differ(golden: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
-    """Return in what two machines differ; where they do not, results must be the same bytes."""
-    names = {**golden, **measured}
-    return [
-        f"{name} {measured.get(name)} instead of {golden.get(name)}"
-        for name in names
-        if golden.get(name) != measured.get(name)
-    ]
+def compare_golden(golden: Golden, measured: Golden, tolerance: Tolerance) -> list[GoldenCheck]:
+    """Compare every run: exactly where both were made on one machine, else within a tolerance.
 
-
-def compare(golden: Golden, measured: Golden, tolerance: Tolerance) -> list[Comparison]:
-    """Compare every run: exactly where both are of one machine, else within a tolerance.
-
-    A run that is in one of the two only has moved, and so has one whose inputs are others.
+    A run that only one of the two has counts as moved, and so does one with other inputs.
     """
-    exact = not machines_differ(golden.environment, measured.environment)
+    exact = golden.environment == measured.environment
     found = []
     for name in {**golden.results, **measured.results}:
         before, after = golden.results.get(name), measured.results.get(name)
-        if before is None or after is None:
-            known = before or after
-            assert known is not None
-            text = "the plan has it, and the golden files have not" if before is None else "the plan lacks it"
-            found.append(Comparison(name, known.summary.cell.method.name, True, 1.0, 0.0, 0.0, (text,)))
-            continue
-        found.append(_compare(name, before, after, None if exact else tolerance))
+        if before and after:
+            found.append(_compare(name, before, after, None if exact else tolerance))
+        elif known := before or after:
+            text = "the plan lacks it" if before else "the plan has it, and the golden files do not"
+            found.append(GoldenCheck(name, known[0].cell.method.name, True, 1.0, 0.0, 0.0, (text,)))
     return found
 
 
-def _compare(name: str, before: Result, after: Result, tolerance: Tolerance | None) -> Comparison:
-    inputs = tuple(input_differences(before, after))
-    comparable = before.image_ids == after.image_ids and before.map_ids == after.map_ids
-    comparable = comparable and all(
-        before.maps[one].shape == after.maps[one].shape
-        and before.counts[one].shape == after.counts[one].shape
-        for one in before.maps
+def _compare(name: str, before: _Result, after: _Result, tolerance: Tolerance | None) -> GoldenCheck:
+    (old, past), (new, now) = before, after
+    method = new.cell.method.name
+    inputs = tuple(
+        f"{one.field} is {shortened(one.after)} and was {shortened(one.before)}"
+        for one in input_changes(old, new)
     )
-    method = after.summary.cell.method.name
-    if not comparable:
-        return Comparison(name, method, True, 1.0, 0.0, 0.0, inputs or ("its images or clusters are others",))
-    shares = {one: disagreement(before.maps[one], after.maps[one]) for one in before.maps}
-    accuracy = _widest(before.summary.accuracy, after.summary.accuracy)
-    miou = _widest(before.summary.miou, after.summary.miou)
+    pairs = [
+        (first[key], second[key])
+        for first, second in ((past.maps, now.maps), (past.counts, now.counts))
+        for key in first
+    ]
+    if (past.image_ids, past.map_ids) != (now.image_ids, now.map_ids) or any(
+        first.shape != second.shape for first, second in pairs
+    ):
+        details = inputs or ("its images or clusters differ",)
+        return GoldenCheck(name, method, True, 1.0, 0.0, 0.0, details)
+    shares = {one: disagreement(past.maps["last", one], now.maps["last", one]) for one in REFINEMENTS}
     pixels = max(float(share.mean()) for share in shares.values())
+    accuracy, miou = (
+        max((second[one] - first[one] for one in first), key=abs)
+        for first, second in ((old.accuracy, new.accuracy), (old.miou, new.miou))
+    )
     if tolerance is None:
-        same = all(
-            np.array_equal(before.maps[one], after.maps[one])
-            and np.array_equal(before.counts[one], after.counts[one])
-            for one in before.maps
-        )
-        moved = not same or before.summary.curves != after.summary.curves
+        moved = old.curves != new.curves or not all(np.array_equal(*pair) for pair in pairs)
     else:
         moved = pixels > tolerance.pixels or max(abs(accuracy), abs(miou)) > tolerance.points
     details = (*inputs, *_most_moved(before, after, shares)) if moved or inputs else ()
-    return Comparison(name, method, bool(moved or inputs), pixels, accuracy, miou, details)
+    return GoldenCheck(name, method, bool(moved or inputs), pixels, accuracy, miou, details)
 
 
-def input_differences(before: Result, after: Result) -> Iterator[str]:
-    """Yield in what the inputs of two runs differ, the method's code aside: that may change."""
-    first, second = (msgspec.to_builtins(one.summary.cell) for one in (before, after))
-    for part in ("method", "dataset", "backbone"):
-        first |= {f"{part} {key}": value for key, value in first.pop(part).items()}
-        second |= {f"{part} {key}": value for key, value in second.pop(part).items()}
-    first |= {f"parameter {key}": value for key, value in first.pop("method params").items()}
-    second |= {f"parameter {key}": value for key, value in second.pop("method params").items()}
-    for key in {**first, **second}:
-        if key != "method code" and first.get(key) != second.get(key):
-            yield f"{key} is {_short(second.get(key))} and was {_short(first.get(key))}"
+def input_changes(before: Summary, after: Summary) -> list[Change]:
+    """Return in what the inputs of two runs differ, the method's code aside, which may change."""
+    found = changes(cell_fields(before.cell), cell_fields(after.cell))
+    return [one for one in found if one.field != CODE]
 
 
 def disagreement(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -116,34 +104,33 @@ def disagreement(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     clusters = int(max(before.max(), after.max())) + 1
     flat = before.astype(np.int64).ravel() * clusters + after.ravel()
     overlap = np.bincount(flat, minlength=clusters**2).reshape(clusters, clusters)
-    rows, columns = linear_sum_assignment(overlap, maximize=True)
-    renamed = np.empty(clusters, dtype=np.int64)
-    renamed[rows] = columns
+    _, renamed = linear_sum_assignment(overlap, maximize=True)
     different: np.ndarray = (renamed[before] != after).mean(axis=(1, 2))
     return different
 
 
-def _most_moved(before: Result, after: Result, shares: Mapping[Refinement, np.ndarray]) -> Iterator[str]:
+def _most_moved(before: _Result, after: _Result, shares: Mapping[Refinement, np.ndarray]) -> Iterator[str]:
     """Yield where a curve parts, the class whose IoU moved most, and the image that did."""
-    yield from _parting(before.summary.curves, after.summary.curves)
-    refinement: Refinement = max(shares, key=lambda one: float(shares[one].mean()))
+    (old, past), (new, now) = before, after
+    yield from _parting(old.curves, new.curves)
+    refinement = max(REFINEMENTS, key=lambda one: float(shares[one].mean()))
     what = "raw" if refinement == "raw" else "with CRF"
-    protocol = get_protocol(after.summary.cell.protocol)
+    protocol = get_protocol(new.cell.protocol)
     first, second = (
-        100 * np.nan_to_num(score_under(one.counts[refinement], protocol).iou) for one in (before, after)
+        100 * np.nan_to_num(score_under(one.counts["last", refinement], protocol).iou) for one in (past, now)
     )
     index = int(np.abs(second - first).argmax())
     if first[index] != second[index]:
-        name = after.summary.classes[index]
-        yield f"class that moved most: {name}, IoU {first[index]:.1f} → {second[index]:.1f} {what}"
+        yield (
+            f"class that moved most: {new.classes[index]}, "
+            f"IoU {first[index]:.1f} → {second[index]:.1f} {what}"
+        )
     image = int(shares[refinement].argmax())
     if share := shares[refinement][image]:
-        yield f"image that moved most: {after.map_ids[image]}, {share:.1%} of its pixels {what}"
+        yield f"image that moved most: {now.map_ids[image]}, {share:.1%} of its pixels {what}"
 
 
-def _parting(
-    before: Mapping[str, list[tuple[int, float]]], after: Mapping[str, list[tuple[int, float]]]
-) -> Iterator[str]:
+def _parting(before: _Curves, after: _Curves) -> Iterator[str]:
     """Yield the earliest point at which a training curve is another one."""
     partings = [
         (step, name, value, now)
@@ -154,16 +141,5 @@ def _parting(
     if partings:
         step, name, value, now = min(partings)
         yield f"training parts at step {step} or before: '{name}' {value:.6g} → {now:.6g}"
-    elif {name: len(points) for name, points in before.items()} != {
-        name: len(points) for name, points in after.items()
-    }:
+    elif before != after:  # what both report is equal, so one reports more
         yield "it reports other curves"
-
-
-def _widest(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    return max((after[name] - before[name] for name in before), key=abs)
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}…"

@@ -1,4 +1,4 @@
-"""Golden results: made by the plan's runs, kept as one readable JSON and one npz per run."""
+"""Golden results: what the runs of a plan gave, kept as one readable JSON and one npz per run."""
 
 from __future__ import annotations
 
@@ -8,35 +8,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import torch
 
-from uss_bench import progress
-from uss_bench.arrays import read_npz
-from uss_bench.crf import CrfPool
 from uss_bench.errors import DataError, UsageError
-from uss_bench.features import FeatureStore
-from uss_bench.json_files import JSON_ERRORS
-from uss_bench.paths import write_together
-from uss_bench.provenance import environment
-from uss_bench.record_files import read_arrays
-from uss_bench.records import Cell, Refinement, RunRecord
-from uss_bench.registry import Registry
-from uss_bench.regression.plan import Plan, Planned, planned
-from uss_bench.runner import run_cell
-from uss_bench.setup import Setup, resolve
+from uss_bench.experiment.plan_file import PlanFile
+from uss_bench.experiment.runner import run_cell
+from uss_bench.experiment.setup import Loaded, resolve
+from uss_bench.files.arrays import read_npz
+from uss_bench.files.atomic import write_together
+from uss_bench.files.json_file import JSON_ERRORS, read_json
+from uss_bench.plugins.registry import Registry
+from uss_bench.plugins.specs import decode_toml
+from uss_bench.results.arrays import Arrays
+from uss_bench.results.files import read_arrays
+from uss_bench.results.provenance import environment
+from uss_bench.results.record import Cell, RunRecord
+from uss_bench.results.scores import REFINEMENTS
+from uss_bench.runtime import progress
 
-INDEX = "golden.json"
-_REFINEMENTS: tuple[Refinement, ...] = ("raw", "crf")
+PLAN, INDEX = "plan.toml", "golden.json"
 _DECIDES = ("torch", "timm", "numpy", "scipy", "numba", "pillow", "system", "processor", "threads", "device")
 """What of an environment decides whether the same bytes can be asked for."""
 
 
+class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a run may move on another machine than the golden numbers were made on.
+
+    Kernels of another processor or library add in another order, and training carries the last bit of
+    a sum to a label here and there. On the same machine nothing may move.
+    """
+
+    pixels: float
+    """Share of pixels that get another cluster."""
+    points: float
+    """Percentage points of accuracy and of mIoU."""
+
+
+class GoldenPlan(PlanFile, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A plan file with the conditions under which its runs are repeated."""
+
+    threads: Annotated[int, msgspec.Meta(ge=1)]
+    """Threads of torch: sums are added in an order that depends on it."""
+    tolerance: Tolerance
+
+
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the JSON says of a run: its inputs, its scores in percent, its training curves."""
+    """What the JSON states of a run: its inputs, its scores in percent by refinement, its training curves."""
 
     cell: Cell
     classes: list[str]
@@ -45,22 +66,15 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     curves: dict[str, list[tuple[int, float]]]
 
 
+class _Names(msgspec.Struct):
+    """What an index of any version states: whose files the folder holds."""
+
+    runs: dict[str, Any]
+
+
 class _Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     environment: dict[str, Any]
     runs: dict[str, Summary]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run: what the JSON says of it, and the arrays of its npz."""
-
-    summary: Summary
-    image_ids: list[str]
-    counts: dict[Refinement, np.ndarray]
-    """int64 (N, K, C) of the last checkpoint."""
-    map_ids: list[str]
-    maps: dict[Refinement, np.ndarray]
-    """uint8 (M, H, W): the clusters of some of the images."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +82,41 @@ class Golden:
     """Results by the name of their run, and the machine that made them."""
 
     environment: dict[str, Any]
-    results: dict[str, Result]
+    results: dict[str, tuple[Summary, Arrays]]
+    """The arrays are those of the last checkpoint, counts int64 (N, K, C) and maps uint8 (M, H, W)."""
 
 
-def measure(plan: Plan, registry: Registry) -> Golden:
+def read_plan(folder: Path) -> GoldenPlan:
+    """Read the ``plan.toml`` of a folder.
+
+    Raises:
+        DataError: when it is missing or malformed, naming the key.
+    """
+    plan: GoldenPlan = decode_toml(folder / PLAN, GoldenPlan)
+    return plan
+
+
+def run_golden(plan: GoldenPlan, registry: Registry) -> Golden:
     """Run everything that a plan asks for, on the CPU, with features extracted anew.
 
     Raises:
         UssBenchError: when a run fails.
     """
-    results: dict[str, Result] = {}
+    results: dict[str, tuple[Summary, Arrays]] = {}
+    cpu, loaded = torch.device("cpu"), Loaded()
     with _threads(plan.threads), tempfile.TemporaryDirectory(prefix="uss-bench-golden-") as scratch:
-        for run in planned(plan, registry):
-            progress.log(run.name)
-            results[run.name] = _run(run, resolve(run.request, registry), Path(scratch))
-        return Golden(_machine(), results)
+        for spec in (spec for table in plan.runs for spec in table.over(plan.defaults).cells()):
+            name = f"{spec.method}-{spec.dataset}-s{spec.seed}"
+            progress.log(name)
+            setup = resolve(spec, registry, loaded)
+            store = setup.open_store(cpu, root=Path(scratch, "features"))
+            with setup.open_crf(workers=1) as pool:
+                out = Path(scratch, "results")
+                outcome = run_cell(setup, spec.seed, store=store, pool=pool, out=out, crf_engine="lattice")
+            results[name] = (_summary(outcome.record), read_arrays(outcome.path, outcome.record))
+        here = environment("cpu")
+        machine = {name: here[name] for name in _DECIDES}
+        return Golden(machine | {"kernels": torch.backends.cpu.get_cpu_capability()}, results)
 
 
 def write_golden(folder: Path, golden: Golden) -> list[Path]:
@@ -92,22 +126,26 @@ def write_golden(folder: Path, golden: Golden) -> list[Path]:
         The files written, the JSON last.
 
     Raises:
-        DataError: when they cannot be written; nothing half-written stays.
+        DataError: when they cannot be written, or would replace files that the JSON does not name; nothing
+            half-written stays.
     """
-    index = _Index(
-        environment=golden.environment, runs={name: one.summary for name, one in golden.results.items()}
+    runs = {name: summary for name, (summary, _) in golden.results.items()}
+    content = msgspec.json.format(
+        msgspec.json.encode(_Index(environment=golden.environment, runs=runs)), indent=1
     )
-    content = msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n"
-    files = [(folder / f"{name}.npz", _pack(one)) for name, one in golden.results.items()]
-    files.append((folder / INDEX, content))
+    files = [(folder / f"{name}.npz", _pack(arrays)) for name, (_, arrays) in golden.results.items()]
+    index = folder / INDEX
+    known = set(read_json(index, _Names, "golden index").runs) if index.exists() else set()
     try:
-        write_together(files)
-        for path in folder.glob("*.npz"):
-            if path.stem not in golden.results:
-                path.unlink()
+        for path, packed in files:
+            if path.exists() and path.stem not in known and path.read_bytes() != packed:
+                raise DataError(f"{path} would be replaced, and {INDEX} does not name it.")
+        write_together([*files, (index, content + b"\n")])
+        for name in known - runs.keys():
+            (folder / f"{name}.npz").unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"The golden files cannot be written to {folder}: {error.strerror}.") from None
-    return [path for path, _ in files]
+    return [*(path for path, _ in files), folder / INDEX]
 
 
 def read_golden(folder: Path) -> Golden:
@@ -126,32 +164,8 @@ def read_golden(folder: Path) -> Golden:
         index = msgspec.json.decode(path.read_bytes(), type=_Index)
     except (OSError, *JSON_ERRORS) as error:
         raise DataError(f"{path} does not hold golden results: {error}.") from None
-    results = {name: _read(folder / f"{name}.npz", summary) for name, summary in index.runs.items()}
+    results = {name: (summary, _read(folder / f"{name}.npz")) for name, summary in index.runs.items()}
     return Golden(index.environment, results)
-
-
-def _run(run: Planned, setup: Setup, scratch: Path) -> Result:
-    cpu = torch.device("cpu")
-    store = FeatureStore(
-        scratch / "features",
-        setup.backbone.to(cpu),
-        positions=setup.protocol.positions,
-        device=cpu,
-        dtype=setup.feature_dtype,
-    )
-    # A few small images are refined sooner than worker processes start.
-    with CrfPool(setup.protocol.crf, workers=1) as pool:
-        outcome = run_cell(
-            setup, run.seed, store=store, pool=pool, out=scratch / "results", crf_engine="lattice"
-        )
-    arrays = read_arrays(outcome.path, outcome.record)
-    return Result(
-        summary=_summary(outcome.record),
-        image_ids=arrays.image_ids,
-        counts={one: arrays.counts["last", one] for one in _REFINEMENTS},
-        map_ids=arrays.map_ids,
-        maps={one: arrays.maps["last", one] for one in _REFINEMENTS},
-    )
 
 
 def _summary(record: RunRecord) -> Summary:
@@ -170,12 +184,6 @@ def _summary(record: RunRecord) -> Summary:
     )
 
 
-def _machine() -> dict[str, Any]:
-    here = environment("cpu")
-    chosen = {name: here[name] for name in _DECIDES}
-    return chosen | {"kernels": torch.backends.cpu.get_cpu_capability()}
-
-
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -186,28 +194,24 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _pack(result: Result) -> bytes:
-    named: dict[str, np.ndarray] = {
-        "image_ids": np.array(result.image_ids, dtype=np.str_),
-        "map_ids": np.array(result.map_ids, dtype=np.str_),
-    }
-    for refinement in _REFINEMENTS:
-        named[f"counts/{refinement}"] = result.counts[refinement].astype(np.int32)
-        named[f"maps/{refinement}"] = result.maps[refinement]
+def _pack(arrays: Arrays) -> bytes:
+    named = {name: np.array(getattr(arrays, name), dtype=np.str_) for name in ("image_ids", "map_ids")}
+    for one in REFINEMENTS:
+        named[f"counts/{one}"] = arrays.counts["last", one].astype(np.int32)
+        named[f"maps/{one}"] = arrays.maps["last", one]
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **named)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def _read(path: Path, summary: Summary) -> Result:
+def _read(path: Path) -> Arrays:
     try:
         file = read_npz(path.read_bytes())
-        return Result(
-            summary=summary,
+        return Arrays(
             image_ids=file["image_ids"].tolist(),
-            counts={one: file[f"counts/{one}"].astype(np.int64) for one in _REFINEMENTS},
+            counts={("last", one): file[f"counts/{one}"].astype(np.int64) for one in REFINEMENTS},
             map_ids=file["map_ids"].tolist(),
-            maps={one: file[f"maps/{one}"] for one in _REFINEMENTS},
+            maps={("last", one): file[f"maps/{one}"] for one in REFINEMENTS},
         )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(

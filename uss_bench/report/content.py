@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from uss_bench.collection import Entry, Setting, TableKey, gather
 from uss_bench.errors import UsageError
 from uss_bench.plots import classes, confusion, curves
-from uss_bench.plots.selection import names
-from uss_bench.record_files import read_record
 from uss_bench.report import tables
 from uss_bench.report.document import Block, Code, Document, Picture, Section, Text
+from uss_bench.results.collection import Configuration, Entry, TableKey, gather, is_scored
+from uss_bench.results.files import read_record
+from uss_bench.results.selection import names
 
 
 def document(paths: Sequence[Path]) -> Document:
-    """Return the report of the records at `paths`: seeds of one setting together, tables apart.
+    """Return the report of the records at `paths`: seeds of one configuration together, tables apart.
 
     Raises:
         UsageError: when a record is of a failed run, or has no scores.
@@ -25,82 +25,69 @@ def document(paths: Sequence[Path]) -> Document:
     for entry in entries:
         if entry.record.status != "done":
             raise UsageError(f"{entry.path} is of a failed run: there is nothing to report.")
-        if entry.record.last is None:
-            raise UsageError(f"{entry.path} has no scores, because its dataset has no labels.")
-    groups: dict[TableKey, list[Setting]] = {}
-    for setting in gather(entries):
-        groups.setdefault(setting.table, []).append(setting)
-    sections: list[Section] = []
-    for table, settings in groups.items():
-        sections += _table_sections(table, settings)
+        if not is_scored(entry.record):
+            raise UsageError(f"{entry.path} has no scores: no pixel of its test images has a label.")
+    groups: dict[TableKey, list[Configuration]] = {}
+    for one in gather(entries):
+        groups.setdefault(one.table, []).append(one)
     methods = ", ".join(dict.fromkeys(one.cell.method.name for group in groups.values() for one in group))
     datasets = ", ".join(dict.fromkeys(table.dataset for table in groups))
+    sections = [section for table, group in groups.items() for section in _table_sections(table, group)]
     return Document(f"{methods} on {datasets}", sections)
 
 
-def _table_sections(table: TableKey, settings: Sequence[Setting]) -> list[Section]:
-    first = settings[0].records[0]
-    kind = tables.refinements(settings)[-1]
+def _table_sections(table: TableKey, group: Sequence[Configuration]) -> list[Section]:
+    records = [record for one in group for record in one.records]
+    kind = tables.refinements(group)[-1]
     about = Text(
-        f"{first.images} images of split {table.test_split}, under protocol {table.protocol} "
+        f"{records[0].images} images of split {table.test_split}, under protocol {table.protocol} "
         f"({table.protocol_hash}). Clusters were matched to classes once, on the whole test set."
     )
-    scores = Section(f"{table.dataset}, {table.protocol}")
-    scores.blocks += [about, tables.score_table(settings), tables.interval_table(settings)]
-    caption = classes.caption(settings, "iou", kind)
-    scores.blocks.append(Picture(f"{_slug(table)}-classes", classes.draw(settings, "iou", kind), caption))
-    found = [scores]
-    for name, setting in zip(names(settings), settings, strict=True):
-        found.append(_setting_section(name, setting))
-    records = [record for setting in settings for record in setting.records]
-    found += [
-        Section("Protocol", [tables.protocol_table(first)], level=3),
-        Section("Parameters", [tables.params_table(settings)], level=3),
+    by_class = classes.draw(group, "iou", kind)
+    picture = Picture(f"{_slug(table)}-classes", by_class, classes.caption(group, "iou", kind))
+    scores: list[Block] = [about, tables.score_table(group), tables.interval_table(group), picture]
+    return [
+        Section(f"{table.dataset}, {table.protocol}", scores),
+        *(Section(name, _blocks(one), level=3) for name, one in zip(names(group), group, strict=True)),
+        Section("Protocol", [tables.protocol_table(records[0])], level=3),
+        Section("Parameters", [tables.params_table(group)], level=3),
         Section("Environment", [tables.environment_table(records)], level=3),
-        Section("To repeat it", _commands(settings), level=3),
+        Section("To repeat it", _commands(group), level=3),
     ]
-    return found
 
 
-def _setting_section(name: str, setting: Setting) -> Section:
-    kind = tables.refinements([setting])[-1]
-    slug = f"{_slug(setting.table)}-{setting.entries[0].record.id[:8]}"
+def _blocks(one: Configuration) -> list[Block]:
+    kind = tables.refinements([one])[-1]
+    slug = f"{_slug(one.table)}-{one.entries[0].record.id[:8]}"
+    matrix = confusion.draw(confusion.confusion(one, kind))
     blocks: list[Block] = [
-        tables.identity_table(setting),
-        tables.seed_table(setting),
-        tables.class_table(setting),
+        tables.identity_table(one),
+        tables.seed_table(one),
+        tables.class_table(one),
+        Picture(f"{slug}-confusion", matrix, confusion.caption(one, kind)),
     ]
-    figure = confusion.draw(confusion.confusion(setting, kind))
-    blocks.append(Picture(f"{slug}-confusion", figure, confusion.caption(setting, kind)))
-    if any(record.curves for record in setting.records):
-        blocks.append(Picture(f"{slug}-curves", curves.draw([setting]), curves.caption([setting])))
-    candidates = tables.candidate_table(setting)
-    if candidates is not None:
+    if any(record.curves for record in one.records):
+        blocks.append(Picture(f"{slug}-curves", curves.draw([one]), curves.caption([one])))
+    if candidates := tables.candidate_table(one):
         blocks.append(candidates)
-    for entry in setting.entries:
-        panel = entry.path.with_suffix(".png")
+    for entry in one.entries:
+        seed, panel = entry.record.cell.seed, entry.path.with_suffix(".png")
         if panel.is_file():
-            seed = entry.record.cell.seed
             caption = (
-                f"Images, ground truth and predictions in the colours of the matched classes; seed {seed}."
+                f"Images, ground truth and predictions in the colors of the matched classes; seed {seed}."
             )
             blocks.append(Picture(f"{slug}-panel-{seed}", panel.read_bytes(), caption))
-    return Section(name, blocks, level=3)
-
-
-def _commands(settings: Sequence[Setting]) -> list[Block]:
-    commands = dict.fromkeys(
-        record.command for setting in settings for record in setting.records if record.command
-    )
-    commits = dict.fromkeys(
-        str(record.environment.get("git", "")) for setting in settings for record in setting.records
-    )
-    known = ", ".join(commit for commit in commits if commit)
-    blocks: list[Block] = [Text(f"From commit {known}:")] if known else []
-    blocks.append(
-        Code("\n".join(commands)) if commands else Text("The records do not say how they were made.")
-    )
     return blocks
+
+
+def _commands(group: Sequence[Configuration]) -> list[Block]:
+    records = [record for one in group for record in one.records]
+    commands = dict.fromkeys(record.command for record in records if record.command)
+    commits = dict.fromkeys(str(record.environment.get("git", "")) for record in records)
+    known = ", ".join(filter(None, commits))
+    blocks: list[Block] = [Text(f"From commit {known}:")] if known else []
+    missing = Text("The records do not say how they were made.")
+    return [*blocks, Code("\n".join(commands)) if commands else missing]
 
 
 def _slug(table: TableKey) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Text:
+    kind: ClassVar = "text"
     text: str
 
 
@@ -17,11 +20,13 @@ class Text:
 class Code:
     """Lines to be copied as they are."""
 
+    kind: ClassVar = "code"
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
+    kind: ClassVar = "table"
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
@@ -31,6 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
+    kind: ClassVar = "picture"
     name: str
     """Of its file, without a suffix."""
     content: Figure | bytes

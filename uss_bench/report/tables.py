@@ -3,75 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from uss_bench.collection import Setting
-from uss_bench.plots.numbers import (
-    CLASS_METRICS,
-    METRICS,
-    REFINEMENTS,
-    class_scores,
-    mean,
-    score_rows,
-    scores,
-)
-from uss_bench.plots.selection import names
-from uss_bench.records import Refinement, RunRecord
+from uss_bench.plots.numbers import CLASS_METRICS, mean, score_rows, scores
+from uss_bench.protocol import protocol_fields
 from uss_bench.report.document import Table
-from uss_bench.statistics.intervals import Interval, image_interval, seed_interval
+from uss_bench.results.collection import Configuration
+from uss_bench.results.differences import cell_fields
+from uss_bench.results.record import Refinement, RunRecord
+from uss_bench.results.scores import METRICS, REFINEMENTS, Metric, peak_bytes, score_row, train_seconds
+from uss_bench.results.selection import names
+from uss_bench.runtime.formatting import MISSING, mean_sd, number
+from uss_bench.statistics.intervals import Interval, interval_of, seed_interval
+from uss_bench.statistics.sampling import Sampling
 
-_NONE = "–"
+
+def refinements(configurations: Sequence[Configuration]) -> list[Refinement]:
+    """Return the refinements that all configurations have: maps made elsewhere have raw scores only."""
+    records = [record for one in configurations for record in one.records]
+    return [kind for kind in REFINEMENTS if all(score_row(record, kind) for record in records)]
 
 
-def refinements(settings: Sequence[Setting]) -> list[Refinement]:
-    """Return the refinements that all settings have scores of: maps made elsewhere have raw ones only."""
-    results = [record.last for one in settings for record in one.records]
-    return ["raw", "crf"] if all(one is not None and one.crf is not None for one in results) else ["raw"]
-
-
-def score_table(settings: Sequence[Setting]) -> Table:
-    """Return one row per setting of one table: mean ± standard deviation over seeds."""
-    kinds = refinements(settings)
+def score_table(configurations: Sequence[Configuration]) -> Table:
+    """Return one row per configuration of one table: mean ± standard deviation over seeds."""
+    columns = _columns(configurations)
+    last = list(columns)[-1][0]
     rows = []
-    for name, setting in zip(names(settings), settings, strict=True):
-        cells = [_mean_and_deviation(scores(setting, metric, kind)) for kind in kinds for metric in METRICS]
-        used = sorted({row.clusters_used for row in score_rows(setting, "raw")})
-        clusters = str(used[0]) if len(used) == 1 else f"{used[0]}–{used[-1]}"
-        seeds = ", ".join(map(str, setting.seeds))
-        known = f"{clusters} of {setting.records[0].clusters}"
-        rows.append([name, setting.cell.backbone.name, seeds, *cells, known, _gap(setting, kinds[-1])])
-    headers = [f"{METRICS[metric]} {REFINEMENTS[kind]}" for kind in kinds for metric in METRICS]
+    for name, one in zip(names(configurations), configurations, strict=True):
+        cells = [mean_sd(scores(one, metric, kind).tolist()) for kind, metric in columns]
+        used = [row.clusters_used for row in score_rows(one, "raw")]
+        clusters = "–".join(map(str, sorted({min(used), max(used)})))
+        seeds = ", ".join(map(str, one.seeds))
+        known = f"{clusters} of {one.records[0].clusters}"
+        rows.append([name, one.cell.backbone.name, seeds, *cells, known, _gap(one, last)])
     return Table(
-        ["method", "backbone", "seeds", *headers, "clusters used", "label-selected"],
+        ["method", "backbone", "seeds", *columns.values(), "clusters used", "label-selected"],
         rows,
         "Scores of the last checkpoint in percent, mean ± standard deviation over seeds. Label-selected: "
-        f"what mIoU ({REFINEMENTS[kinds[-1]]}) would gain if labels had chosen the checkpoint.",
+        f"what mIoU ({REFINEMENTS[last]}) would gain if labels had chosen the checkpoint.",
         labels=3,
     )
 
 
-def interval_table(settings: Sequence[Setting]) -> Table:
+def interval_table(configurations: Sequence[Configuration]) -> Table:
     """Return 95 % intervals of every score: over seeds, and over test images."""
     rows = []
-    for name, setting in zip(names(settings), settings, strict=True):
-        for kind in refinements(settings):
-            counts = setting.counts(kind)
-            for metric, shown in METRICS.items():
-                values = scores(setting, metric, kind)
-                over_images = image_interval(counts, setting.records[0].protocol, metric)
-                rows.append(
-                    [
-                        name,
-                        f"{shown} {REFINEMENTS[kind]}",
-                        _number(float(mean(values))),
-                        _interval(seed_interval(values.tolist())),
-                        _interval(over_images),
-                    ]
-                )
+    for name, one in zip(names(configurations), configurations, strict=True):
+        for kind in refinements(configurations):
+            sampling = Sampling.of(one.counts(kind), one.records[0].protocol)
+            for metric, title in METRICS.items():
+                values = scores(one, metric, kind).tolist()
+                intervals = (seed_interval(values), interval_of(sampling, metric))
+                shown = number(float(np.mean(values)))
+                rows.append([name, f"{title} {REFINEMENTS[kind]}", shown, *map(_interval, intervals)])
     return Table(
         ["method", "score", "mean", "95 % over seeds", "95 % over images"],
         rows,
@@ -82,45 +70,43 @@ def interval_table(settings: Sequence[Setting]) -> Table:
     )
 
 
-def seed_table(setting: Setting) -> Table:
+def seed_table(configuration: Configuration) -> Table:
     """Return one row per seed, with what it took."""
-    kinds = refinements([setting])
+    columns = _columns([configuration])
+    by_column = [scores(configuration, metric, kind) for kind, metric in columns]
     rows = []
-    for index, record in enumerate(setting.records):
-        cells = [_number(scores(setting, metric, kind)[index]) for kind in kinds for metric in METRICS]
-        phases = record.phases
-        train = f"{phases['train'].seconds:.1f}" if "train" in phases else _NONE
-        peak = max((phase.peak_bytes for phase in phases.values()), default=0)
-        memory = f"{peak / 2**30:.2f}" if peak else _NONE
-        rows.append([str(record.cell.seed), *cells, train, memory, record.id])
-    headers = [f"{METRICS[metric]} {REFINEMENTS[kind]}" for kind in kinds for metric in METRICS]
-    return Table(["seed", *headers, "training (s)", "peak memory (GiB)", "record"], rows)
+    for record, *values in zip(configuration.records, *by_column, strict=True):
+        peak = peak_bytes(record)
+        memory = None if peak is None else peak / 2**30
+        cost = [number(train_seconds(record)), number(memory, 2)]
+        rows.append([str(record.cell.seed), *map(number, values), *cost, record.id])
+    return Table(["seed", *columns.values(), "training (s)", "peak memory (GiB)", "record"], rows)
 
 
-def class_table(setting: Setting) -> Table:
+def class_table(configuration: Configuration) -> Table:
     """Return IoU, precision and recall per class, mean over seeds."""
-    kinds = refinements([setting])
-    columns = [mean(class_scores(setting, metric, kind)) for kind in kinds for metric in CLASS_METRICS]
-    rows = [
-        [row.name, *(_number(column[index]) for column in columns)]
-        for index, row in enumerate(setting.records[0].classes)
-    ]
-    headers = [f"{name} {REFINEMENTS[kind]}" for kind in kinds for name in CLASS_METRICS.values()]
-    return Table(["class", *headers], rows, "Per class, in percent, mean over seeds.")
+    columns = {
+        f"{title} {REFINEMENTS[kind]}": mean(scores(configuration, metric, kind))
+        for kind in refinements([configuration])
+        for metric, title in CLASS_METRICS.items()
+    }
+    classes = (row.name for row in configuration.records[0].classes)
+    rows = [[name, *map(number, values)] for name, *values in zip(classes, *columns.values(), strict=True)]
+    return Table(["class", *columns], rows, "Per class, in percent, mean over seeds.")
 
 
-def candidate_table(setting: Setting) -> Table | None:
+def candidate_table(configuration: Configuration) -> Table | None:
     """Return the offered checkpoints of every seed, or None if no run offered any."""
     rows = [
-        [str(record.cell.seed), "last" if one.step is None else str(one.step), *map(_number, values)]
-        for record in setting.records
+        [str(record.cell.seed), "last" if one.step is None else str(one.step), *values]
+        for record in configuration.records
         for one in record.candidates
-        for values in [(one.accuracy, one.miou)]
+        for values in [map(number, (one.accuracy, one.miou))]
     ]
     if not rows:
         return None
     return Table(
-        ["seed", "checkpoint", "Acc", "mIoU"],
+        ["seed", "checkpoint", *METRICS.values()],
         rows,
         "Checkpoints that the method offered, scored with labels: raw, unflipped, at patch resolution. The "
         "reported one is the last.",
@@ -130,73 +116,68 @@ def candidate_table(setting: Setting) -> Table | None:
 
 def protocol_table(record: RunRecord) -> Table:
     """Return every field of a record's protocol."""
-    rows = [[name, _text(value)] for name, value in _flat(msgspec.to_builtins(record.protocol))]
-    rows += [["alpha of the method", _text(record.cell.alpha)], ["CRF engine", record.crf_engine or _NONE]]
-    return Table(["field", "value"], rows, labels=2)
+    protocol = record.protocol
+    fields = {"name": protocol.name, "version": protocol.version, **protocol_fields(protocol)}
+    fields |= {"alpha of the method": record.cell.alpha, "CRF engine": record.crf_engine or MISSING}
+    return _facts(fields, ["field", "value"])
 
 
-def params_table(settings: Sequence[Setting]) -> Table:
-    """Return every parameter of settings of one table, one column each."""
-    known = dict.fromkeys(name for one in settings for name in one.cell.method.params)
-    rows = [[name, *(_text(one.cell.method.params.get(name, _NONE)) for one in settings)] for name in known]
-    return Table(["parameter", *names(settings)], rows, labels=1 + len(settings))
+def params_table(configurations: Sequence[Configuration]) -> Table:
+    """Return every parameter of configurations of one table, one column each."""
+    params = [one.cell.method.params for one in configurations]
+    known = dict.fromkeys(name for one in params for name in one)
+    rows = [[name, *(_text(one.get(name, MISSING)) for one in params)] for name in known]
+    return Table(["parameter", *names(configurations)], rows, labels=1 + len(params))
 
 
-def identity_table(setting: Setting) -> Table:
-    """Return what identifies a setting: data, weights and code, by digest."""
-    cell, first = setting.cell, setting.records[0]
-    data, backbone = cell.dataset, cell.backbone
-    rows = [
-        ["dataset", f"{data.name}, trained on {data.train_split}, tested on {data.test_split}"],
-        ["images", f"{first.images} tested" + (f", limited to {data.limit} per split" if data.limit else "")],
-        ["data digest", data.fingerprint],
-        ["backbone", f"{backbone.name}, features as {backbone.feature_dtype}"],
-        ["weights digest", backbone.sha256],
-        ["method code", cell.method.code],
-        ["protocol", f"{cell.protocol} ({cell.protocol_hash})"],
-        ["labels", "; ".join(_distinct(setting, "labels_used")) or "used for scoring only"],
-        ["notes", "; ".join(_distinct(setting, "notes")) or _NONE],
-        ["created", ", ".join(dict.fromkeys(record.created for record in setting.records))],
-    ]
-    return Table(["", ""], rows, labels=2)
+def identity_table(configuration: Configuration) -> Table:
+    """Return what identifies a configuration beside its parameters: data, weights and code, by digest."""
+    records = configuration.records
+    fields = {
+        name: value
+        for name, value in cell_fields(configuration.cell).items()
+        if name != "seed" and not name.startswith("parameter ")
+    } | {
+        "images tested": records[0].images,
+        "labels": _joined((use for one in records for use in one.labels_used), "; ")
+        or "used for scoring only",
+        "notes": _joined((note for one in records for note in one.notes), "; ") or MISSING,
+        "created": _joined(one.created for one in records),
+    }
+    return _facts({name.replace("_", " "): value for name, value in fields.items()})
 
 
 def environment_table(records: Sequence[RunRecord]) -> Table:
     """Return machine and libraries; a field in which records differ has all its values."""
     known = dict.fromkeys(name for record in records for name in record.environment)
-    rows = [
-        [name, ", ".join(dict.fromkeys(_text(record.environment.get(name, _NONE)) for record in records))]
-        for name in known
-    ]
-    return Table(["", ""], rows, labels=2)
+    environments = [record.environment for record in records]
+    return _facts({name: _joined(_text(one.get(name, MISSING)) for one in environments) for name in known})
 
 
-def _gap(setting: Setting, kind: Refinement) -> str:
+def _facts(fields: Mapping[str, Any], headers: Sequence[str] = ("", "")) -> Table:
+    return Table(headers, [[name, _text(value)] for name, value in fields.items()], labels=2)
+
+
+def _columns(configurations: Sequence[Configuration]) -> dict[tuple[Refinement, Metric], str]:
+    """Return the scores that all configurations have, with their headers."""
+    found = product(refinements(configurations), METRICS)
+    return {(kind, metric): f"{METRICS[metric]} {REFINEMENTS[kind]}" for kind, metric in found}
+
+
+def _gap(configuration: Configuration, kind: Refinement) -> str:
     gaps = []
-    for record in setting.records:
-        if len(record.candidates) < 2 or record.selected is None or record.last is None:
-            return _NONE
-        last, selected = getattr(record.last, kind), getattr(record.selected, kind)
-        if last is None or selected is None or last.miou is None or selected.miou is None:
-            return _NONE
-        gaps.append(selected.miou - last.miou)
+    for record in configuration.records:
+        last, selected = score_row(record, kind), score_row(record, kind, "selected")
+        if len(record.candidates) < 2 or last is None or selected is None:
+            return MISSING
+        gaps.append((selected.miou or 0.0) - (last.miou or 0.0))
     return f"{np.mean(gaps):+.1f}".replace("-", "−")
-
-
-def _mean_and_deviation(values: np.ndarray) -> str:
-    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{_number(float(mean(values)))}{deviation}"
 
 
 def _interval(found: Interval | None) -> str:
     if found is None or math.isnan(found.low):
-        return found.note if found is not None and found.note else _NONE
-    note = f" ({found.note})" if found.note else ""
-    return f"{_number(found.low)} to {_number(found.high)}{note}"
-
-
-def _number(value: float) -> str:
-    return _NONE if math.isnan(value) else f"{value:.1f}".replace("-", "−")
+        return (found and found.note) or MISSING
+    return f"{number(found.low)} to {number(found.high)}" + (f" ({found.note})" if found.note else "")
 
 
 def _text(value: Any) -> str:
@@ -205,13 +186,5 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _flat(fields: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _distinct(setting: Setting, field: str) -> list[str]:
-    return list(dict.fromkeys(text for record in setting.records for text in getattr(record, field)))
+def _joined(texts: Iterable[str], by: str = ", ") -> str:
+    return by.join(dict.fromkeys(texts))

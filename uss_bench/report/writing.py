@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from uss_bench.errors import DataError, UsageError
-from uss_bench.paths import write_together
-from uss_bench.report.content import document
-from uss_bench.report.html import to_html
-from uss_bench.report.markdown import to_markdown
+from uss_bench.errors import UsageError
+from uss_bench.files.owned import OwnedFiles
 
 _HTML, _MARKDOWN = (".html", ".htm"), (".md", ".markdown")
 
 
 def check_target(target: Path) -> None:
-    """Raise `UsageError` if a report cannot be of the format that the suffix asks for."""
+    """Raise `UsageError` if no report can be written to this path, before any work."""
     if target.suffix.lower() not in _HTML + _MARKDOWN:
         raise UsageError(
-            f"A report is no '{target.suffix or target.name}' file.",
+            f"A report cannot be a '{target.suffix or target.name}' file.",
             hint="Use .html for one file with all pictures, or .md with a folder of pictures beside it.",
         )
+    OwnedFiles(target.parent).check([target.name])
 
 
 def write_report(records: Sequence[Path], target: Path) -> list[Path]:
@@ -30,23 +28,24 @@ def write_report(records: Sequence[Path], target: Path) -> list[Path]:
         What was written: the pictures of a Markdown report, and the page last.
 
     Raises:
-        UsageError: for another suffix, or a record that has no scores.
+        UsageError: for another suffix, a record that has no scores, or a file that would be replaced and is
+            not uss-bench's.
         DataError: when a record cannot be read, or a file cannot be written.
     """
     check_target(target)
+    from uss_bench.report.content import document
+    from uss_bench.report.html import to_html
+    from uss_bench.report.markdown import to_markdown
+
     content = document(records)
-    pictures: dict[str, bytes] = {}
-    folder = target.with_name(f"{target.stem}-pictures")
+    files: dict[str, bytes] = {}
     if target.suffix.lower() in _HTML:
         page = to_html(content)
     else:
-        page, pictures = to_markdown(content, folder.name)
-    files = [(folder / name, data) for name, data in pictures.items()]
-    files.append((target, page.encode()))
-    try:
-        for path, _ in files:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_together(files)
-    except OSError as error:
-        raise DataError(f"The report cannot be written to {target}: {error.strerror}.") from None
-    return [path for path, _ in files]
+        folder = f"{target.stem}-pictures"
+        page, pictures = to_markdown(content, folder)
+        files = {f"{folder}/{name}": picture for name, picture in pictures.items()}
+    files[target.name] = page.encode()
+    with OwnedFiles(target.parent) as owned:
+        owned.write(files)
+    return [target.parent / name for name in files]

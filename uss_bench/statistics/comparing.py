@@ -1,9 +1,9 @@
-"""Whether one setting is better than another, or the data cannot tell."""
+"""Whether one configuration is better than another, or the data cannot tell."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,11 +11,13 @@ import numpy as np
 from scipy import stats
 
 from uss_bench.protocol import Protocol
+from uss_bench.results.collection import Configuration
+from uss_bench.results.record import Refinement
+from uss_bench.results.scores import Metric
 from uss_bench.statistics.intervals import Interval, student_reach
 from uss_bench.statistics.sampling import (
     COLUMN,
     TOO_FEW_IMAGES,
-    Metric,
     Sampling,
     estimate,
     too_few,
@@ -39,6 +41,12 @@ class Difference:
     """Standard error by the choice of images; NaN where it is not known."""
     error_of_seeds: float = math.nan
     """Standard error by the choice of seeds; 0 where each side has one seed, which hides it."""
+
+    def reversed(self) -> Difference:
+        """Return b minus a."""
+        turned: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "tied": "tied"}
+        interval = replace(self.interval, low=-self.interval.high, high=-self.interval.low)
+        return replace(self, value=-self.value, interval=interval, verdict=turned[self.verdict])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """Compare two settings on the same images, paired.
+    """Compare two configurations on the same images, paired.
 
     Two things are left to chance: which images were tested, and which seeds were trained. Every
     resample of the images is scored for all seeds of both sides, so what makes an image hard for both
@@ -99,7 +107,7 @@ def compare(
 
 
 def rank_tiers(
-    settings: Sequence[Sequence[np.ndarray]],
+    configurations: Sequence[Sequence[np.ndarray]],
     protocol: Protocol,
     metric: Metric = "miou",
     *,
@@ -107,17 +115,19 @@ def rank_tiers(
     seed: int = 0,
     level: float = 0.95,
 ) -> list[int]:
-    """Return the tier of each setting: 1 for the best and all that is tied with it, 2 for the best of
+    """Return the tier of each configuration: 1 for the best and all that is tied with it, 2 for the best of
     the rest and all that is tied with that, and so on.
 
     Args:
-        settings: per setting and seed, integer (N, K, C), images in the same order throughout.
+        configurations: per configuration and seed, integer (N, K, C), images in the same order throughout.
     """
-    return tiers_of([Sampling.of(one, protocol, resamples, seed) for one in settings], metric, level=level)
+    return tiers_of(
+        [Sampling.of(one, protocol, resamples, seed) for one in configurations], metric, level=level
+    )
 
 
 def tiers_of(samplings: Sequence[Sampling], metric: Metric = "miou", *, level: float = 0.95) -> list[int]:
-    """Return the `rank_tiers` of settings that are resampled already, with the same draws."""
+    """Return the `rank_tiers` of configurations that are resampled already, with the same draws."""
     column = COLUMN[metric]
     means = [float(np.nan_to_num(one.mean[column], nan=-1.0)) for one in samplings]
     left = sorted(range(len(samplings)), key=lambda i: -means[i])
@@ -136,6 +146,18 @@ def tiers_of(samplings: Sequence[Sampling], metric: Metric = "miou", *, level: f
             tiers[i] = tier
         left = below
     return tiers
+
+
+def compare_samplings(
+    sides: Sequence[tuple[Sampling, Sampling]], metric: Metric, *, level: float = 0.95
+) -> list[Difference]:
+    """Return one score of a minus that of b for every pair (a, b) that was resampled with the same draws.
+
+    P-values and verdicts are corrected for the number of pairs (Holm, 1979).
+    """
+    column = COLUMN[metric]
+    tests = _holm([_difference(a, b, column, level) for a, b in sides], level)
+    return [_noted(one, metric in a.few) for one, (a, _) in zip(tests, sides, strict=True)]
 
 
 def _difference(a: Sampling, b: Sampling, column: int, level: float) -> Difference | None:
@@ -221,3 +243,32 @@ def _notes(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> list[str]:
     if absent:
         notes.append(f"Classes that no image shows: {absent} of {len(with_class)}.")
     return notes
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Two configurations of one table, and how they compare under each refinement."""
+
+    a: Configuration
+    b: Configuration
+    found: Mapping[Refinement, Comparison]
+
+    @classmethod
+    def of(
+        cls, a: Configuration, b: Configuration, refinements: Sequence[Refinement], *, resamples: int = 1000
+    ) -> Versus:
+        """Compare two configurations.
+
+        Raises:
+            DataError: when the counts of a record are missing or damaged.
+        """
+        protocol = a.records[0].protocol
+        found = {
+            refinement: compare(a.counts(refinement), b.counts(refinement), protocol, resamples=resamples)
+            for refinement in refinements
+        }
+        return cls(a, b, found)
+
+    @property
+    def classes(self) -> list[str]:
+        return [row.name for row in self.a.records[0].classes]

@@ -10,7 +10,8 @@ import numpy as np
 from scipy import stats
 
 from uss_bench.protocol import Protocol
-from uss_bench.statistics.sampling import COLUMN, TOO_FEW_IMAGES, Metric, Sampling, estimate
+from uss_bench.results.scores import Metric
+from uss_bench.statistics.sampling import COLUMN, TOO_FEW_IMAGES, Sampling, estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def image_interval(
     """Return an interval of the mean score over seeds, over the choice of test images.
 
     It is Student's t around the score corrected for bias, with the variance of `estimate`, so it need
-    not be centred on the score itself: on few images the score flatters, and the interval lies lower.
+    not be centered on the score itself: on few images the score flatters, and the interval lies lower.
     It speaks of these trained models on other images of the same kind, not of other seeds.
 
     Args:
@@ -69,9 +70,9 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
     """
     if len(values) < 2:
         return None
-    centre = float(np.mean(values))
+    center = float(np.mean(values))
     reach = student_reach(float(np.var(values, ddof=1)) / len(values), len(values) - 1, level)
-    return Interval(centre - reach, centre + reach)
+    return Interval(center - reach, center + reach)
 
 
 def student_reach(variance: float, freedom: float, level: float) -> float:

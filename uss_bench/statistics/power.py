@@ -1,4 +1,4 @@
-"""How much more data would tell two settings apart."""
+"""How much more data would tell two configurations apart."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from uss_bench.evaluation.scoring import match_all, matched_rows
 from uss_bench.protocol import Protocol
-from uss_bench.records import UNMATCHED
-from uss_bench.scoring import match
+from uss_bench.results.record import UNMATCHED
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -77,19 +77,18 @@ def leave_one_out(counts: np.ndarray, protocol: Protocol) -> Resampled:
 
 
 def score_many(totals: np.ndarray, protocol: Protocol) -> Resampled:
-    """Score R count matrices by the rules of `uss_bench.scoring.score_under`.
+    """Score R count matrices by the rules of `uss_bench.evaluation.scoring.score_under`.
 
     Args:
         totals: float64 (R, K, C) of whole numbers.
     """
     sets, n_clusters, n_classes = totals.shape
-    if protocol.extra_clusters == "drop" and n_clusters > n_classes:
-        totals = totals[:, :n_classes]
-        n_clusters = n_classes
-    class_of = np.stack([match(one, protocol.matching) for one in totals])
-    if protocol.extra_clusters == "merge":
-        left_over = (class_of == UNMATCHED) & (totals.sum(axis=2) > 0)
-        class_of[left_over] = totals[left_over].argmax(axis=1)
+    if protocol.match_on == "train":
+        class_of = np.tile(matched_rows(totals, protocol), (sets, 1))
+    else:
+        if protocol.extra_clusters == "drop" and n_clusters > n_classes:
+            totals = totals[:, :n_classes]
+        class_of = np.stack([match_all(one, protocol.matching, protocol.extra_clusters) for one in totals])
 
     matched = class_of != UNMATCHED
     known = np.where(matched, class_of, 0)

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from uss_bench.protocol import Protocol
+from uss_bench.results.scores import Metric
 from uss_bench.statistics.resampling import Resampled, leave_one_out, resample, score_many
-
-Metric = Literal["accuracy", "miou"]
 
 COLUMN: dict[Metric, int] = {"accuracy": 0, "miou": 1}
 """Where the overall scores stand in the columns of a `Sampling`; the classes' IoU follow."""
@@ -32,7 +30,7 @@ _FEWEST_WITH_A_CLASS = 5
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """One setting's scores, and the mean over its seeds of every resampled one.
+    """One configuration's scores, and the mean over its seeds of every resampled one.
 
     Columns are accuracy, mIoU and the IoU of each class, as fractions.
     """
@@ -72,6 +70,10 @@ class Sampling:
         """float64 (2 + C): the mean over seeds, NaN where a seed has no value."""
         return np.asarray(self.scores.mean(axis=0))
 
+    def percent(self, metric: Metric) -> float:
+        """Return an overall score in percent, mean over seeds."""
+        return 100 * float(self.mean[COLUMN[metric]])
+
     @property
     def variance_of_seeds(self) -> np.ndarray:
         """float64 (2 + C): the variance of `mean` by the choice of seeds; zero where one seed hides it."""
@@ -82,7 +84,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CorrectedScore:
     """A score, or a difference of scores, as the population of images would have it."""
 
     value: float
@@ -91,7 +93,7 @@ class Estimate:
     """By the choice of images."""
 
 
-def estimate(score: float, drawn: np.ndarray, left_out: np.ndarray) -> Estimate:
+def estimate(score: float, drawn: np.ndarray, left_out: np.ndarray) -> CorrectedScore:
     """Correct a score for its bias, and say how far it would move with other images.
 
     Args:
@@ -101,10 +103,10 @@ def estimate(score: float, drawn: np.ndarray, left_out: np.ndarray) -> Estimate:
     """
     drawn, left_out = drawn[~np.isnan(drawn)], left_out[~np.isnan(left_out)]
     if len(drawn) < 2 or len(left_out) < 2:
-        return Estimate(float("nan"), float("nan"))
+        return CorrectedScore(float("nan"), float("nan"))
     bootstrap = float(drawn.var(ddof=1))
     jackknife = float((len(left_out) - 1) * left_out.var())
-    return Estimate(2 * score - float(drawn.mean()), (bootstrap + jackknife) / 2)
+    return CorrectedScore(2 * score - float(drawn.mean()), (bootstrap + jackknife) / 2)
 
 
 def too_few(counts: np.ndarray, metric: Metric) -> bool:

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Features, Images
-from uss_bench.geometry import square
-from uss_bench.nn import ShuffledBatches, Standardizer
+from uss_bench.data.geometry import resize_center_crop
+from uss_bench.nn.batches import ShuffledBatches
+from uss_bench.nn.standardizer import Standardizer
 
 
 @dataclass(kw_only=True)
 class AttentionGradient:
-    """A linear classifier on standardised tokens."""
+    """A linear classifier on standardized tokens."""
 
     clusters: int
     steps: int = 12
@@ -45,7 +46,7 @@ class AttentionGradient:
         optimizer = torch.optim.Adam(self.net.parameters(), lr=self.lr)
         batches = ShuffledBatches(len(data), self.batch_size, ctx.generator("batches"))
         for step in ctx.progress(range(1, self.steps + 1), total=self.steps, label="attention-gradient"):
-            squares = [square(data.image(index), self.side, "bicubic") for index in next(batches)]
+            squares = [resize_center_crop(data.image(index), self.side, "bicubic") for index in next(batches)]
             images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2) / 255
             tokens, heat, gradient = heatmaps(ctx, images, centroids, mean)
             loss = self.pseudo_label_loss(self.net(tokens), heat)

@@ -1,4 +1,4 @@
-"""A method that reads an auxiliary channel and nothing else: grey levels by one-dimensional k-means."""
+"""A method that reads an auxiliary channel and nothing else: gray levels by one-dimensional k-means."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from uss_bench.contracts import ClassInfo
-from uss_bench.specs import DatasetSpec
+from uss_bench.plugins.specs import DatasetSpec
 
 SPLITS = {"train": (0, 6), "test": (100, 4)}
 
@@ -20,8 +20,8 @@ def scene(seed: int, height: int = 48, width: int = 60) -> tuple[np.ndarray, np.
     split = int(rng.integers(width // 4, 3 * width // 4))
     label[:, split:] = 1
     stripes = np.where(np.arange(width) % 4 < 2, 60, -60)[None, :] * (label == 1)
-    grey = 120 + stripes + rng.normal(0, 4, (height, width))
-    image = np.clip(grey[..., None] + rng.normal(0, 3, 3), 0, 255).astype(np.uint8)
+    gray = 120 + stripes + rng.normal(0, 4, (height, width))
+    image = np.clip(gray[..., None] + rng.normal(0, 3, 3), 0, 255).astype(np.uint8)
     label[0] = -1
     return image, label
 
@@ -65,15 +65,15 @@ class Tiny:
     """The dataset.
 
     Args:
-        labelled: whether there are labels at all.
+        labeled: whether there are labels at all.
         swapped: exchange the two classes, to show that training does not notice.
     """
 
-    def __init__(self, spec: DatasetSpec, *, labelled: bool = True, swapped: bool = False) -> None:
+    def __init__(self, spec: DatasetSpec, *, labeled: bool = True, swapped: bool = False) -> None:
         self.name = spec.name
-        self.labelled = labelled
+        self.labeled = labeled
         self.swapped = swapped
-        self.classes = [ClassInfo(row.name, row.colour) for row in spec.classes] if labelled else []
+        self.classes = [ClassInfo(row.name, row.color) for row in spec.classes] if labeled else []
         self.splits = list(SPLITS)
         self.train_split, self.test_split = "train", "test"
 
@@ -85,7 +85,7 @@ class Tiny:
         return TinyImages(self._seeds(split))
 
     def labels(self, split: str) -> TinyLabels | None:
-        return TinyLabels(self._seeds(split), self.swapped) if self.labelled else None
+        return TinyLabels(self._seeds(split), self.swapped) if self.labeled else None
 
     def prepare(self) -> None:
         """Nothing has to be put in place."""

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uss_bench.backbones.checks import check_card, only_tokens, patch_grid, refuse_weights
-from uss_bench.specs import BackboneSpec
+from uss_bench.backbones.trainable import nothing_trainable
+from uss_bench.contracts import BackboneInfo, TrainablePart
+from uss_bench.plugins.specs import BackboneSpec
 
 _PATCH = 8
-_CENTRE = 4
+_CENTER = 4
 """Pixel of each patch that is the keypoint. The middle would be 3.5; OpenCV rounds it to 4."""
 
 _CELLS = 4
@@ -33,7 +35,7 @@ _CAMERA_BLUR = 0.5
 _CLIP = 0.2
 _LUMA = (0.299, 0.587, 0.114)
 _FLOOR = 1e-3
-"""Least norm that a descriptor is divided by, for grey values in [0, 1]: flat patches give zeros, not
+"""Least norm that a descriptor is divided by, for gray values in [0, 1]: flat patches give zeros, not
 amplified rounding errors. An edge of one 8-bit level through the keypoint has over 30 times that."""
 
 
@@ -48,7 +50,6 @@ class DenseSift:
 
     Args:
         spec: the plugin's spec.
-        positions: ignored, there is no position embedding.
         weights: must be None.
 
     Raises:
@@ -57,11 +58,12 @@ class DenseSift:
 
     patch = _PATCH
 
-    def __init__(self, spec: BackboneSpec, *, positions: str = "dino", weights: Path | None = None) -> None:
+    def __init__(self, spec: BackboneSpec, *, weights: Path | None = None) -> None:
         refuse_weights(weights, spec.name)
         check_card(spec, patch=_PATCH, dim=_CELLS**2 * _BINS)
         self.name = spec.name
-        layout = [_PATCH, _CENTRE, _CELLS, _CELL, _BINS]
+        self.info = BackboneInfo(name=self.name, patch=_PATCH, dim=_CELLS**2 * _BINS)
+        layout = [_PATCH, _CENTER, _CELLS, _CELL, _BINS]
         definition = ["dense_sift@1", layout, _SCALE, _CAMERA_BLUR, _CLIP, _LUMA, _FLOOR]
         self.sha256 = hashlib.sha256(json.dumps(definition).encode()).hexdigest()
         self._luma = torch.tensor(_LUMA).view(1, 3, 1, 1)
@@ -79,53 +81,57 @@ class DenseSift:
         """Return ``tokens`` (B, 128, H/8, W/8) of `images`, float32 (B, 3, H, W), RGB in [0, 1].
 
         Raises:
-            UsageError: for another facet, or a side that is no multiple of 8.
+            UsageError: for another facet, or a side that is not a multiple of 8.
         """
         only_tokens(facets, self.name)
         grid = patch_grid(images, _PATCH, self.name)
         with torch.set_grad_enabled(grad):
             return {"tokens": self._describe(images, grid)} if facets else {}
 
+    def trainable(self, last_blocks: int | None = 1) -> TrainablePart:
+        """Raise `UsageError`: there is nothing to train."""
+        raise nothing_trainable(self.name)
+
     def _describe(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         oriented = _oriented_gradients(self._smooth(F.conv2d(images, self._luma)))
         reach = self._cells.shape[-1] // 2
-        before, after = reach - _CENTRE, reach - (_PATCH - 1 - _CENTRE)
+        before, after = reach - _CENTER, reach - (_PATCH - 1 - _CENTER)
         oriented = F.pad(oriented.flatten(0, 1).unsqueeze(1), (before, after, before, after))
         histograms = F.conv2d(oriented, self._cells, stride=_PATCH)
         histograms = histograms.reshape(len(images), _BINS, _CELLS**2, *grid).transpose(1, 2).flatten(1, 2)
         clipped = torch.minimum(histograms, _CLIP * _norm(histograms))
         return clipped / _norm(clipped)
 
-    def _smooth(self, grey: Tensor) -> Tensor:
-        """Blur `grey` (B, 1, H, W) to the keypoints' scale."""
+    def _smooth(self, gray: Tensor) -> Tensor:
+        """Blur `gray` (B, 1, H, W) to the keypoints' scale."""
         reach = len(self._blur) // 2
-        padded = F.pad(grey, (reach, reach, reach, reach), mode="reflect")
+        padded = F.pad(gray, (reach, reach, reach, reach), mode="reflect")
         return F.conv2d(F.conv2d(padded, self._blur.view(1, 1, 1, -1)), self._blur.view(1, 1, -1, 1))
 
 
-def _oriented_gradients(grey: Tensor) -> Tensor:
-    """Split the gradient's magnitude of `grey` (B, 1, H, W) over the nearest orientations, (B, 8, H, W)."""
+def _oriented_gradients(gray: Tensor) -> Tensor:
+    """Split the gradient's magnitude of `gray` (B, 1, H, W) over the nearest orientations, (B, 8, H, W)."""
     # Central differences exist only inside the outermost row and column; OpenCV counts nothing there.
-    across = F.pad(grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2], (1, 1, 1, 1))
-    up = F.pad(grey[..., :-2, 1:-1] - grey[..., 2:, 1:-1], (1, 1, 1, 1))
+    across = F.pad(gray[..., 1:-1, 2:] - gray[..., 1:-1, :-2], (1, 1, 1, 1))
+    up = F.pad(gray[..., :-2, 1:-1] - gray[..., 2:, 1:-1], (1, 1, 1, 1))
     # Neither the root nor the arctangent has a gradient at zero.
     square = across**2 + up**2
     flat = square == 0
     magnitude = torch.where(flat, 0, torch.where(flat, 1, square).sqrt())
     angle = torch.atan2(up, torch.where(flat, 1, across)) * (_BINS / (2 * math.pi))
-    bins = torch.arange(_BINS, device=grey.device, dtype=grey.dtype).view(1, -1, 1, 1)
+    bins = torch.arange(_BINS, device=gray.device, dtype=gray.dtype).view(1, -1, 1, 1)
     distance = (angle - bins).remainder(_BINS)
     return magnitude * (1 - torch.minimum(distance, _BINS - distance)).clamp_min(0)
 
 
 def _cell_kernels() -> Tensor:
     """Return what each pixel around a keypoint gives to each cell, (16, 1, 19, 19)."""
-    # Units are cells from the keypoint. Cells reach one cell beyond their centre, and are centred
+    # Units are cells from the keypoint. Cells reach one cell beyond their center, and are centered
     # 0.5 and 1.5 to either side.
     reach = int((_CELLS / 2 + 0.5) * _CELL) - 1
     offset = torch.arange(-reach, reach + 1) / _CELL
-    centres = torch.arange(_CELLS) - (_CELLS - 1) / 2
-    shares = (1 - (offset - centres.view(-1, 1)).abs()).clamp_min(0)
+    centers = torch.arange(_CELLS) - (_CELLS - 1) / 2
+    shares = (1 - (offset - centers.view(-1, 1)).abs()).clamp_min(0)
     shares = shares * torch.exp(-2 * (offset / _CELLS) ** 2)  # the Gaussian, of half the window's width
     return torch.einsum("iy,jx->ijyx", shares, shares).flatten(0, 1).unsqueeze(1)
 

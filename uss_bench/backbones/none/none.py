@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from uss_bench.backbones.checks import refuse_weights
-from uss_bench.errors import UsageError
-from uss_bench.specs import BackboneSpec
+from uss_bench.backbones.facets import parse_facet
+from uss_bench.backbones.trainable import nothing_trainable
+from uss_bench.contracts import BackboneInfo, TrainablePart
+from uss_bench.plugins.specs import BackboneSpec
 
 
 class NoFeatures:
@@ -19,7 +21,6 @@ class NoFeatures:
 
     Args:
         spec: the plugin's spec.
-        positions: ignored, there is no position embedding.
         weights: must be None.
 
     Raises:
@@ -28,10 +29,11 @@ class NoFeatures:
 
     patch = 1
 
-    def __init__(self, spec: BackboneSpec, *, positions: str = "dino", weights: Path | None = None) -> None:
+    def __init__(self, spec: BackboneSpec, *, weights: Path | None = None) -> None:
         refuse_weights(weights, spec.name)
         self.name = spec.name
         self.sha256 = hashlib.sha256(b"none@1").hexdigest()
+        self.info = BackboneInfo(name=self.name, patch=self.patch, dim=0, facets=())
 
     def to(self, device: torch.device) -> NoFeatures:
         return self
@@ -42,9 +44,10 @@ class NoFeatures:
         Raises:
             UsageError: for any facet.
         """
-        if facets:
-            raise UsageError(
-                f"The method needs features ({', '.join(facets)}), and backbone '{self.name}' has none.",
-                hint="Choose a --backbone, for example patchstats (no weights) or a timm ViT by its name.",
-            )
+        for facet in facets:
+            parse_facet(facet, self.info)
         return {}
+
+    def trainable(self, last_blocks: int | None = 1) -> TrainablePart:
+        """Raise `UsageError`: there is nothing to train."""
+        raise nothing_trainable(self.name)

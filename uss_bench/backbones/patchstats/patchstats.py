@@ -13,17 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uss_bench.backbones.checks import only_tokens, patch_grid, refuse_weights
-from uss_bench.specs import BackboneSpec
+from uss_bench.backbones.trainable import nothing_trainable
+from uss_bench.contracts import BackboneInfo, TrainablePart
+from uss_bench.plugins.specs import BackboneSpec
 
 _PATCH = 8
 _WINDOWS = (1, 3, 7)
-"""Sides in patches of the windows around each patch: itself, its neighbours, its surroundings."""
+"""Sides in patches of the windows around each patch: itself, its neighbors, its surroundings."""
 
+_CHANNELS = 48
 _BINS = 8
 _SHARPNESS = 4
 """Exponent of the bins' tuning curve: half height at 16 degrees to either side."""
 
-# Rows are luminance, red against green, and yellow against blue: the axes along which the colours
+# Rows are luminance, red against green, and yellow against blue: the axes along which the colors
 # of natural images vary independently (Ohta et al., 1980), made orthonormal.
 _OPPONENT = (
     (3**-0.5, 3**-0.5, 3**-0.5),
@@ -54,7 +57,7 @@ class PatchStats:
     ========  ===========  ==========================================================================
     channels  group        content
     ========  ===========  ==========================================================================
-    0-8       mean         opponent colour, over windows of 8, 24 and 56 pixels around the patch
+    0-8       mean         opponent color, over windows of 8, 24 and 56 pixels around the patch
     9-17      deviation    standard deviation of the same, over the same windows
     18-19     contrast     log of the luminance's deviation relative to its mean, over 8 and 24
     20-23     energy       log of the gradient's magnitude: at full and at half resolution, 8 and 24
@@ -68,7 +71,6 @@ class PatchStats:
 
     Args:
         spec: the plugin's spec.
-        positions: ignored, there is no position embedding.
         weights: must be None.
 
     Raises:
@@ -77,11 +79,12 @@ class PatchStats:
 
     patch = _PATCH
 
-    def __init__(self, spec: BackboneSpec, *, positions: str = "dino", weights: Path | None = None) -> None:
+    def __init__(self, spec: BackboneSpec, *, weights: Path | None = None) -> None:
         refuse_weights(weights, spec.name)
         self.name = spec.name
         definition = ["patchstats@1", _PATCH, _BINS, _SHARPNESS, _WINDOWS, _OPPONENT, _STANDARD, _FLOOR]
         self.sha256 = hashlib.sha256(json.dumps(definition).encode()).hexdigest()
+        self.info = BackboneInfo(name=self.name, patch=_PATCH, dim=_CHANNELS)
         self._opponent = torch.tensor(_OPPONENT).view(3, 3, 1, 1)
         self._offset, self._scale = (_per_channel(i) for i in (0, 1))
 
@@ -96,17 +99,21 @@ class PatchStats:
         """Return ``tokens`` (B, 48, H/8, W/8) of `images`, float32 (B, 3, H, W), RGB in [0, 1].
 
         Raises:
-            UsageError: for another facet, or a side that is no multiple of 8.
+            UsageError: for another facet, or a side that is not a multiple of 8.
         """
         only_tokens(facets, self.name)
         patch_grid(images, _PATCH, self.name)
         with torch.set_grad_enabled(grad):
             return {"tokens": (self._describe(images) - self._offset) / self._scale} if facets else {}
 
+    def trainable(self, last_blocks: int | None = 1) -> TrainablePart:
+        """Raise `UsageError`: there is nothing to train."""
+        raise nothing_trainable(self.name)
+
     def _describe(self, images: Tensor) -> Tensor:
         """Return the statistics before they are brought to a common scale."""
-        colour = F.conv2d(images, self._opponent)
-        mean, square = F.avg_pool2d(colour, _PATCH), F.avg_pool2d(colour**2, _PATCH)
+        color = F.conv2d(images, self._opponent)
+        mean, square = F.avg_pool2d(color, _PATCH), F.avg_pool2d(color**2, _PATCH)
         means = [_around(mean, window) for window in _WINDOWS]
         deviations = [
             (_around(square, window) - around**2).clamp_min(0).add(_FLOOR**2).sqrt()
@@ -114,7 +121,7 @@ class PatchStats:
         ]
         contrasts = [torch.log(deviations[i][:, :1] / (means[i][:, :1] + _FLOOR)) for i in (0, 1)]
 
-        luminance = colour[:, :1]
+        luminance = color[:, :1]
         energies, shares = [], []
         for resolution, windows in ((1, (1, 3)), (2, (3,))):
             energy, oriented = _gradients(F.avg_pool2d(luminance, resolution))

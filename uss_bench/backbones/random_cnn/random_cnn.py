@@ -1,4 +1,4 @@
-"""A convolutional network that was never trained: the floor under every learnt feature."""
+"""A convolutional network that was never trained: the floor under every learned feature."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uss_bench.backbones.checks import check_card, only_tokens, patch_grid, refuse_weights
-from uss_bench.backbones.weights import digest_state, digest_with, normalisation
-from uss_bench.specs import BackboneSpec
+from uss_bench.backbones.trainable import nothing_trainable
+from uss_bench.backbones.weights import digest_state, digest_with, normalization, pixel_statistics
+from uss_bench.contracts import BackboneInfo, TrainablePart
+from uss_bench.plugins.specs import BackboneSpec
 
 _WIDTHS = (64, 128, 256, 256)
 """Channels after each 3×3 convolution; all but the last are followed by halving the resolution."""
@@ -26,9 +28,8 @@ class RandomCNN:
     The weights are He-uniform: variance 2 / fan-in, which keeps the scale of the activations.
 
     Args:
-        spec: the plugin's spec; its mean and std normalise the images.
+        spec: the plugin's spec; its mean and std normalize the images.
         seed: of the weights. The run's seed does not touch them: a backbone is fixed.
-        positions: ignored, there is no position embedding.
         weights: must be None.
 
     Raises:
@@ -37,16 +38,17 @@ class RandomCNN:
 
     patch = _PATCH
 
-    def __init__(
-        self, spec: BackboneSpec, *, seed: int = 0, positions: str = "dino", weights: Path | None = None
-    ) -> None:
+    def __init__(self, spec: BackboneSpec, *, seed: int = 0, weights: Path | None = None) -> None:
         refuse_weights(weights, spec.name)
         check_card(spec, patch=_PATCH, dim=_WIDTHS[-1])
         self.name = spec.name
         self._kernels = _random_kernels(seed)
         digest = digest_state({f"conv{i}": kernel for i, kernel in enumerate(self._kernels, start=1)})
-        self._mean, self._std, own = normalisation(spec)
+        self._mean, self._std, own = normalization(spec)
         self.sha256 = digest_with(digest, **own)
+        self.info = BackboneInfo(
+            name=self.name, patch=_PATCH, dim=_WIDTHS[-1], **pixel_statistics(self._mean, self._std)
+        )
 
     def to(self, device: torch.device) -> RandomCNN:
         """Move to `device`, in place, and return self."""
@@ -58,7 +60,7 @@ class RandomCNN:
         """Return ``tokens`` (B, 256, H/8, W/8) of `images`, float32 (B, 3, H, W), RGB in [0, 1].
 
         Raises:
-            UsageError: for another facet, or a side that is no multiple of 8.
+            UsageError: for another facet, or a side that is not a multiple of 8.
         """
         only_tokens(facets, self.name)
         patch_grid(images, _PATCH, self.name)
@@ -71,6 +73,10 @@ class RandomCNN:
                     x = F.avg_pool2d(x, 2)
                 x = F.conv2d(x, kernel, padding=1).relu()
             return {"tokens": x}
+
+    def trainable(self, last_blocks: int | None = 1) -> TrainablePart:
+        """Raise `UsageError`: there is nothing to train."""
+        raise nothing_trainable(self.name)
 
 
 def _random_kernels(seed: int) -> list[Tensor]:

@@ -1,8 +1,8 @@
-"""A frozen ResNet-50, supervised or contrastive, as source of dense features."""
+"""A frozen ResNet, supervised or contrastive, as source of dense features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,30 +10,33 @@ import timm
 import torch
 from torch import Tensor
 
+from uss_bench.backbones.checkpoint_files import read_state_dict
 from uss_bench.backbones.checks import check_card, checked_name, only_tokens, patch_grid
 from uss_bench.backbones.downloads import check_digest, find_weights
+from uss_bench.backbones.trainable import WholeNetwork, only_whole
 from uss_bench.backbones.weights import (
-    digest_file,
     digest_with,
     load_state_dict,
-    normalisation,
-    read_state_dict,
+    normalization,
+    pixel_statistics,
+    trunk_of,
 )
+from uss_bench.contracts import BackboneInfo, TrainablePart
 from uss_bench.errors import DataError
-from uss_bench.specs import BackboneSpec
+from uss_bench.files.digests import digest_file
+from uss_bench.plugins.specs import BackboneSpec
 
-_QUERY_ENCODER = "encoder_q."
 _UPDATES = "num_batches_tracked"
 
 
 class ResNet50:
-    """A `Backbone` whose only facet is ``tokens``: conv5, the last stage before pooling, 2048 channels.
+    """A `Backbone` whose only facet is ``tokens``: conv5, the last stage before pooling.
 
     Args:
         spec: the plugin's spec, or that of a card which names this plugin as its adapter.
         stride: pixels per feature. 32 is the network as trained; at 16 or 8 the last stages do not
             subsample but dilate, with the same weights, which makes the map finer.
-        positions: ignored, there is no position embedding.
+        model: the network; a ResNet-18 has 512 channels.
         weights: a file in the layout of torchvision, or of MoCo's training script, of which the
             query encoder is taken; None downloads the file of `spec.url`.
         name: what records call it; default: that of the spec. Weights that are not the card's own
@@ -50,7 +53,7 @@ class ResNet50:
         spec: BackboneSpec,
         *,
         stride: Literal[8, 16, 32] = 32,
-        positions: str = "dino",
+        model: Literal["resnet18", "resnet50"] = "resnet50",
         weights: Path | None = None,
         name: str | None = None,
     ) -> None:
@@ -58,19 +61,22 @@ class ResNet50:
         file = find_weights(spec, weights)
         if file is None:
             raise DataError(f"Backbone '{self.name}' needs a weights file.", hint="Pass --weights FILE.")
-        model: Any = timm.create_model("resnet50", num_classes=0, output_stride=stride)
-        trunk = _trunk(read_state_dict(file))
+        network: Any = timm.create_model(model, num_classes=0, output_stride=stride)
+        trunk = trunk_of(read_state_dict(file), network.state_dict())
         # How many updates the statistics saw is of no use in evaluation, and old files lack it.
-        trunk = {key: value for key, value in model.state_dict().items() if key.endswith(_UPDATES)} | trunk
-        load_state_dict(model, trunk, what=f"Weights '{file}' and backbone '{self.name}'")
-        self._model = model.requires_grad_(False).eval()
+        trunk = {key: value for key, value in network.state_dict().items() if key.endswith(_UPDATES)} | trunk
+        load_state_dict(network, trunk, what=f"Weights '{file}' and backbone '{self.name}'")
+        self._model = network.requires_grad_(False).eval()
         digest = digest_file(file)
         if name is None or weights is None:
             check_digest(spec, file, digest)
         self.patch: int = stride
-        check_card(spec, patch=stride, dim=model.num_features)
-        self._mean, self._std, own = normalisation(spec)
+        check_card(spec, patch=stride, dim=network.num_features)
+        self._mean, self._std, own = normalization(spec)
         self.sha256 = digest_with(digest, **own, **({} if stride == 32 else {"stride": stride}))
+        self.info = BackboneInfo(
+            name=self.name, patch=stride, dim=network.num_features, **pixel_statistics(self._mean, self._std)
+        )
 
     def to(self, device: torch.device) -> ResNet50:
         """Move to `device`, in place, and return self."""
@@ -79,12 +85,12 @@ class ResNet50:
         return self
 
     def __call__(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Tensor]:
-        """Return ``tokens`` (B, 2048, H/stride, W/stride) of `images`, float32 (B, 3, H, W), RGB in [0, 1].
+        """Return ``tokens`` (B, D, H/stride, W/stride) of `images`, float32 (B, 3, H, W), RGB in [0, 1].
 
         They come after the last ReLU, so none is negative.
 
         Raises:
-            UsageError: for another facet, or a side that is no multiple of the stride.
+            UsageError: for another facet, or a side that is not a multiple of the stride.
         """
         only_tokens(facets, self.name)
         patch_grid(images, self.patch, self.name)
@@ -93,13 +99,16 @@ class ResNet50:
         with torch.set_grad_enabled(grad):
             return {"tokens": self._model.forward_features((images - self._mean) / self._std)}
 
+    def trainable(self, last_blocks: int | None = 1) -> TrainablePart:
+        """Return a trainable copy of the whole network, for `last_blocks` None.
 
-def _trunk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the convolutional trunk: of MoCo's two encoders the query's, and no classifier or head."""
-    # The momentum encoder is the slower copy, and MoCo's own evaluation takes the query's too.
-    query = {
-        key.removeprefix(_QUERY_ENCODER): value
-        for key, value in state.items()
-        if key.startswith(_QUERY_ENCODER)
-    }
-    return {key: value for key, value in (query or state).items() if not key.startswith("fc.")}
+        Raises:
+            UsageError: when blocks are asked for.
+        """
+        only_whole(self.name, last_blocks)
+
+        def run(model: Any, images: Tensor) -> Tensor:
+            tokens: Tensor = model.forward_features(images)
+            return tokens
+
+        return WholeNetwork(self._model, self._mean, self._std, run)

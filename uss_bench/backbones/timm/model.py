@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import socket
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import timm
+from huggingface_hub import constants
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import Attention, VisionTransformer  # type: ignore[attr-defined]
 from torch import nn
 
-from uss_bench.backbones.weights import digest_file, digest_state, load_state_dict, read_state_dict
+from uss_bench.backbones.checkpoint_files import read_state_dict
+from uss_bench.backbones.weights import digest_state, load_state_dict, trunk_of
 from uss_bench.errors import DataError, UsageError
+from uss_bench.files.digests import digest_file
+from uss_bench.runtime.text import first_line
 
 from .official import by_timm_names
+from .positions import adopt_grid
 
 
 def build_vit(name: str, weights: Path | None) -> tuple[Any, str]:
@@ -27,7 +37,7 @@ def build_vit(name: str, weights: Path | None) -> tuple[Any, str]:
             digest is that of the file, or that of the tensors when they come from the hub.
 
     Raises:
-        UsageError: when timm does not know `name`, or it is no plain ViT.
+        UsageError: when timm does not know `name`, or it is not a plain ViT.
         DataError: when the weights cannot be had, read, or do not fit.
     """
     if not timm.is_model(name):
@@ -39,7 +49,8 @@ def build_vit(name: str, weights: Path | None) -> tuple[Any, str]:
     _require_plain(model, name)
 
     if weights is not None:
-        state = by_timm_names(read_state_dict(weights))
+        state = by_timm_names(trunk_of(read_state_dict(weights), model.state_dict()))
+        adopt_grid(model, state)
         load_state_dict(model, state, what=f"Weights '{weights}' and model '{name}'")
         digest = digest_file(weights)
     else:
@@ -50,13 +61,37 @@ def build_vit(name: str, weights: Path | None) -> tuple[Any, str]:
 
 def _from_hub(name: str) -> Any:
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0)
+        with _offline_unless_reachable() as silent:
+            return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # what a failed download raises depends on the hub's client and its version
-        reason = (str(error) or type(error).__name__).split("\n", 1)[0]
+        reason = f"{silent} does not answer" if silent else first_line(str(error) or type(error).__name__)
         raise DataError(
-            f"The weights of '{name}' cannot be had from the hub: {reason}",
+            f"The weights of '{name}' are not in the hub's cache and cannot be fetched: {reason}.",
             hint="Pass a file of your own: --weights FILE (.safetensors, .pth or .pt).",
         ) from error
+
+
+@contextlib.contextmanager
+def _offline_unless_reachable() -> Iterator[str]:
+    """Let the hub's client use its cache alone while the hub takes no connection; give the host's name then.
+
+    The client itself tries for a minute before it looks into its cache.
+    """
+    address = urlsplit(constants.ENDPOINT)
+    proxy = urllib.request.getproxies().get(address.scheme)
+    target = urlsplit(proxy) if proxy else address
+    port = target.port or (80 if target.scheme == "http" else 443)
+    try:
+        socket.create_connection((target.hostname or "", port), timeout=5).close()
+        silent = ""
+    except OSError:
+        silent = target.hostname or constants.ENDPOINT
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or bool(silent)
+    try:
+        yield silent
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _require_plain(model: Any, name: str) -> None:
@@ -90,4 +125,4 @@ def _is_fused(attn: Any) -> bool:
 def _suggest(name: str) -> str:
     close = difflib.get_close_matches(name, timm.list_models(["*vit*", "*deit*"], include_tags=True), n=3)
     guess = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"{guess}timm.list_models('*vit*') lists what there is."
+    return f"{guess}timm.list_models('*vit*') lists all of them."

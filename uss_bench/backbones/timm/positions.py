@@ -2,17 +2,19 @@
 
 ViTs learn one position vector per patch of their native grid (28×28 for DINO at 224 with patch 8).
 Any other input size needs the grid interpolated, and implementations differ in how: by enough to
-change features, so the rule is part of the protocol.
+change features, so the rule is part of the backbone's identity.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from timm.layers.pos_embed import resample_abs_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
 Rule = Literal["dino", "timm"]
 Grid = tuple[int, int]
@@ -38,6 +40,32 @@ def interpolate_positions(positions: Tensor, native: Grid, grid: Grid, rule: Rul
     if table.shape[-2:] != grid:
         raise RuntimeError(f"A grid of {native} became {tuple(table.shape[-2:])} instead of {grid}.")
     return table.flatten(2).transpose(1, 2)
+
+
+def adopt_grid(model: Any, state: Mapping[str, Tensor]) -> None:
+    """Give a model that is still to be loaded the native grid of a state's position table.
+
+    A network that was trained at another size has the same weights but for this table, which is interpolated
+    to every other grid anyway. Only a table of a square grid is adopted: loading explains any other.
+
+    Args:
+        model: a `timm.models.vision_transformer.VisionTransformer`.
+        state: weights by timm's names.
+    """
+    ours, theirs = model.pos_embed, state.get("pos_embed")
+    if ours is None or theirs is None or theirs.ndim != 3 or theirs.shape[2] != ours.shape[2]:
+        return
+    height, width = model.patch_embed.grid_size
+    prefix = ours.shape[1] - height * width
+    side = math.isqrt(max(theirs.shape[1] - prefix, 0))
+    if side and side**2 + prefix == theirs.shape[1]:
+        model.pos_embed = nn.Parameter(torch.empty_like(theirs, dtype=ours.dtype))
+        model.patch_embed.grid_size = (side, side)
+
+
+def own_rule(model: Any) -> Rule:
+    """Return the rule of a network's own code: DINOv2's is timm's where it has registers, else DINO's."""
+    return "timm" if model.reg_token is not None else "dino"
 
 
 class PositionEmbedding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,21 +10,25 @@ from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from torch import Tensor
 
 from uss_bench.backbones.checks import check_card, checked_name, patch_grid
 from uss_bench.backbones.downloads import check_digest, find_weights
-from uss_bench.backbones.weights import digest_with, normalisation
-from uss_bench.errors import UsageError, did_you_mean
-from uss_bench.specs import BackboneSpec
+from uss_bench.backbones.facets import Facet, parse_facet
+from uss_bench.backbones.trainable import WholeNetwork
+from uss_bench.backbones.weights import digest_with, normalization, pixel_statistics
+from uss_bench.contracts import BackboneInfo, Batch, TrainablePart
+from uss_bench.errors import UsageError
+from uss_bench.plugins.specs import BackboneSpec
 
 from .model import build_vit
-from .positions import Grid, PositionEmbedding, Rule
+from .positions import Grid, PositionEmbedding, Rule, own_rule
 
 _PROJECTIONS = ("queries", "keys", "values")  # in the order of timm's qkv layer
-_OF_CLS = ("cls", "cls_attention")
-_OF_ATTENTION = ("attention", "cls_attention")
-_FINAL = ("tokens", "cls", "attention", "cls_attention")
+_LOGITS = ("attention_logits", "attention_logits_mean")
+_ATTENTION = ("attention", "attention_mean", "cls_attention")
+_OF_BLOCKS = ("tokens", "prefix", *_PROJECTIONS, "attention", "attention_mean", *_LOGITS)
 
 
 class TimmViT:
@@ -32,8 +37,8 @@ class TimmViT:
     Args:
         spec: the plugin's spec, or that of a card which names this plugin as its adapter.
         model: name of a plain ViT in timm, with or without a tag: ``vit_small_patch8_224.dino``.
-        positions: who interpolates the position embedding; see `interpolate_positions`. A rotary
-            network has none to interpolate, and the rule is of no effect.
+        positions: who interpolates the position embedding, see `interpolate_positions`; None: what the
+            spec says, or else the network's own code. A rotary network has none to interpolate.
         weights: a ``.safetensors``, ``.pth`` or ``.pt`` file, by the names of timm or of the DINO
             family's own code; None downloads the file of `spec.url`, or asks timm's hub.
         name: what records and boards call it; default: that of the card, or `model`. Weights that
@@ -50,7 +55,7 @@ class TimmViT:
         spec: BackboneSpec,
         *,
         model: str,
-        positions: Rule = "dino",
+        positions: Rule | None = None,
         weights: Path | None = None,
         name: str | None = None,
     ) -> None:
@@ -61,13 +66,25 @@ class TimmViT:
             check_digest(spec, file, self.sha256)
         self.patch: int = self._model.patch_embed.patch_size[0]
         check_card(spec, patch=self.patch, dim=self._model.embed_dim)
-        self._rule = positions
-        self._embed = PositionEmbedding(self._model, positions)
+        self._rule: Rule = positions or spec.positions or own_rule(self._model)
+        self.positions = self._rule if self._model.pos_embed is not None else ""
+        self._embed = PositionEmbedding(self._model, self._rule)
         config = self._model.pretrained_cfg
-        self._mean, self._std, own = normalisation(
+        self._mean, self._std, own = normalization(
             spec, config.get("mean") or IMAGENET_DEFAULT_MEAN, config.get("std") or IMAGENET_DEFAULT_STD
         )
         self.sha256 = digest_with(self.sha256, **own)
+        of_class_token = ("cls", "cls_attention@i") if self._model.cls_token is not None else ()
+        self.info = BackboneInfo(
+            name=self.name,
+            patch=self.patch,
+            dim=self._model.embed_dim,
+            blocks=len(self._model.blocks),
+            heads=self._model.blocks[0].attn.num_heads,
+            prefix=self._model.num_prefix_tokens,
+            facets=("tokens", *(f"{kind}@i" for kind in _OF_BLOCKS), *of_class_token),
+            **pixel_statistics(self._mean, self._std),
+        )
 
     def to(self, device: torch.device) -> TimmViT:
         """Move to `device`, in place, and return self."""
@@ -77,98 +94,172 @@ class TimmViT:
         return self
 
     def __call__(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Tensor]:
-        """Return the `facets` of `images`, float32 (B, 3, H, W), RGB in [0, 1], normalised in here.
+        """Return the `facets` of `images`, float32 (B, 3, H, W), RGB in [0, 1], normalized in here.
 
-        =======================================  ======================================================
-        ``tokens`` (B, D, h, w)                  patch tokens after the final normalisation
-        ``cls`` (B, D)                           the class token after the final normalisation
-        ``queries@i keys@i values@i``            output of the projection in block i = 1..n, before any
-        (B, D, h, w)                             normalisation or rotation of these; heads in a row
-        ``attention`` (B, heads, T, T)           of the last block, after the softmax; rows are queries
-        ``cls_attention`` (B, heads, h, w)       its row of the class token, over the patches
-        =======================================  ======================================================
-
+        The facets are those of `uss_bench.contracts.Backbone`. Queries, keys and values are the output of
+        the projection, before any normalization or rotation of these, which the logits of attention have.
         Only the blocks that the facets need are run. With `grad` all facets belong to one graph, that
-        of `images` and of the attention, which becomes a leaf when `images` needs no gradient.
+        of `images` and of the attention, which becomes a leaf when `images` needs no gradient. Logits
+        of attention are computed beside it: they have a gradient to `images`, and nothing depends on them.
 
         Raises:
-            UsageError: for an unknown facet, or a side that is no multiple of the patch.
+            UsageError: for an unknown facet, or a side that is not a multiple of the patch.
         """
         grid = patch_grid(images, self.patch, self.name)
-        wanted = {facet: self._parse(facet) for facet in facets}
+        wanted = {name: parse_facet(name, self.info) for name in facets}
         blocks = self._model.blocks
-        final = any(kind in _FINAL for kind, _ in wanted.values())
-        depth = len(blocks) if final else max((block for _, block in wanted.values()), default=0)
-
-        qkv: dict[int, Tensor] = {}
-        attention: list[Tensor] = []
+        final = any(not facet.block for facet in wanted.values())
+        depth = len(blocks) if final else max((facet.block for facet in wanted.values()), default=0)
+        seen = _Seen({(facet.kind, facet.block) for facet in wanted.values()})
         # no_grad and not inference_mode: inference tensors could not be trained upon.
         with torch.set_grad_enabled(grad), ExitStack() as stack:
-            for number in {block for _, block in wanted.values() if block}:
-                hook = _keep(qkv, number)
-                stack.enter_context(blocks[number - 1].attn.qkv.register_forward_hook(hook))
-            if any(facet in _OF_ATTENTION for facet in facets):
-                _expose_attention(blocks[-1].attn, attention, stack, grad=grad)
-
-            tokens = self._tokens(images, grid)
-            rotary = getattr(self._model, "rope", None)
-            options = {} if rotary is None else {"rope": rotary.get_embed(shape=grid)}
-            for block in blocks[:depth]:
+            seen.watch(blocks, stack, grad=grad)
+            tokens = _first_tokens(self._model, self._embed, (images - self._mean) / self._std, grid)
+            options = _rotary(self._model, grid)
+            for number, block in enumerate(blocks[:depth], start=1):
                 tokens = block(tokens, **options)
-            if final:
-                tokens = self._model.norm(tokens)
+                seen.left[number] = tokens if seen.needs(number, "tokens", "prefix") else None
+            last = self._model.norm(tokens) if final else None
+            return {
+                name: self._read(facet, seen, last, grid, options.get("rope"))
+                for name, facet in wanted.items()
+            }
 
-            out = {}
-            for facet, (kind, block) in wanted.items():
-                if kind in _PROJECTIONS:
-                    part = qkv[block].chunk(3, dim=2)[_PROJECTIONS.index(kind)]
-                    out[facet] = self._as_map(part, grid)
-                elif kind == "tokens":
-                    out[facet] = self._as_map(tokens, grid)
-                elif kind == "cls":
-                    out[facet] = tokens[:, 0]
-                elif kind == "attention":
-                    out[facet] = attention[0]
-                else:
-                    row = attention[0][:, :, 0, self._model.num_prefix_tokens :]
-                    out[facet] = row.reshape(*row.shape[:2], *grid)
-        return out
+    def trainable(self, last_blocks: int | None = 1) -> TrainablePart:
+        """Return a trainable copy of the last blocks, or of all; see `uss_bench.contracts.Backbone`.
 
-    def _parse(self, facet: str) -> tuple[str, int]:
-        """Return (kind, block): the block from 1, or 0 for the facets of the network's end."""
-        depth, has_cls = len(self._model.blocks), self._model.cls_token is not None
-        kind, at, number = facet.partition("@")
-        if at and kind in _PROJECTIONS and number.isdecimal():
-            if 1 <= int(number) <= depth:
-                return kind, int(number)
+        Raises:
+            UsageError: when there are not more blocks than that.
+        """
+        if last_blocks is None:
+            rule = self._rule
+
+            def run(model: Any, images: Tensor) -> Tensor:
+                grid = (images.shape[2] // self.patch, images.shape[3] // self.patch)
+                tokens = _first_tokens(model, PositionEmbedding(model, rule), images, grid)
+                for block in model.blocks:
+                    tokens = block(tokens, **_rotary(model, grid))
+                return _as_map(model.norm(tokens), model.num_prefix_tokens, grid)
+
+            return WholeNetwork(self._model, self._mean, self._std, run)
+        if not 1 <= last_blocks < self.info.blocks:
             raise UsageError(
-                f"Facet '{facet}' does not exist: '{self.name}' has {depth} blocks.",
-                hint=f"Choose from {kind}@1 to {kind}@{depth}.",
+                f"The last {last_blocks} blocks of backbone '{self.name}' cannot be trained: it has "
+                f"{self.info.blocks}.",
+                hint=f"Choose 1 to {self.info.blocks - 1}, or None for the whole network.",
             )
-        known = [name for name in _FINAL if has_cls or name not in _OF_CLS]
-        if facet in known:
-            return facet, 0
-        if facet in _OF_CLS:
-            raise UsageError(f"Backbone '{self.name}' has no class token, so no facet '{facet}'.")
-        known += [f"{name}@i" for name in _PROJECTIONS]
-        raise UsageError(
-            f"Backbone '{self.name}' has no facet '{facet}'.",
-            hint=f"{did_you_mean(facet, known)} Blocks are i = 1 to {depth}.",
-        )
+        return LastBlocks(self._model, last_blocks)
 
-    def _tokens(self, images: Tensor, grid: Grid) -> Tensor:
-        """Return what enters the first block, (B, T, D)."""
-        # Not patch_embed itself, which insists on the native size.
-        patches = self._model.patch_embed.proj((images - self._mean) / self._std)
-        patches = self._model.patch_embed.norm(patches.flatten(2).transpose(1, 2))
-        tokens: Tensor = self._model.norm_pre(self._embed(patches, grid))
-        return tokens
+    def _read(
+        self, facet: Facet, seen: _Seen, last: Tensor | None, grid: Grid, rope: Tensor | None
+    ) -> Tensor:
+        """Return one facet of what a forward pass has left."""
+        kind, block, prefix = facet.kind, facet.block, self.info.prefix
+        if not block:
+            assert last is not None, "a facet of no block is one of the network's end"
+            return last[:, 0] if kind == "cls" else _as_map(last, prefix, grid)
+        if kind in ("tokens", "prefix"):
+            left = seen.left[block]
+            assert left is not None, "the tokens of this block were asked for"
+            # A copy, because a view would keep all tokens alive.
+            return left[:, :prefix].clone() if kind == "prefix" else _as_map(left, prefix, grid)
+        if kind in _PROJECTIONS:
+            return _as_map(seen.projected[block].chunk(3, dim=2)[_PROJECTIONS.index(kind)], prefix, grid)
+        if kind in _LOGITS:
+            attention = _logits(self._model.blocks[block - 1].attn, seen.projected[block], prefix, rope)
+        else:
+            attention = seen.attention[block]
+        if kind.endswith("_mean"):
+            return attention.mean(dim=1)
+        if kind == "cls_attention":
+            return attention[:, :, 0, prefix:].reshape(*attention.shape[:2], *grid)
+        return attention
 
-    def _as_map(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """Return the patches among tokens (B, T, D) as a map (B, D, h, w)."""
-        # Contiguous, because a view would keep the whole of queries, keys and values alive.
-        patches = tokens[:, self._model.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(patches), -1, *grid).contiguous()
+
+class LastBlocks(TrainablePart):
+    """Copies of the last blocks of a ViT, and behind them its final normalization, frozen.
+
+    Args:
+        model: the frozen network.
+        count: number of blocks.
+    """
+
+    def __init__(self, model: Any, count: int) -> None:
+        super().__init__()
+        self.inputs = (f"tokens@-{count + 1}", f"prefix@-{count + 1}")
+        self.blocks = copy.deepcopy(model.blocks[-count:]).requires_grad_(True)
+        self.norm = copy.deepcopy(model.norm)
+        self.rope = copy.deepcopy(getattr(model, "rope", None))
+
+    def forward(self, batch: Batch) -> Tensor:
+        patches, prefix = (batch[name] for name in self.inputs)
+        grid = (patches.shape[2], patches.shape[3])
+        tokens = torch.cat([prefix, patches.flatten(2).transpose(1, 2)], dim=1)
+        options = _rotary(self, grid)
+        for block in self.blocks:
+            tokens = block(tokens, **options)
+        return _as_map(self.norm(tokens), prefix.shape[1], grid)
+
+
+class _Seen:
+    """What a forward pass leaves of the blocks whose facets are `wanted`, as (kind, block)."""
+
+    def __init__(self, wanted: set[tuple[str, int]]) -> None:
+        self._wanted = wanted
+        self.left: dict[int, Tensor | None] = {}
+        self.projected: dict[int, Tensor] = {}
+        self.attention: dict[int, Tensor] = {}
+
+    def needs(self, block: int, *kinds: str) -> bool:
+        return any((kind, block) in self._wanted for kind in kinds)
+
+    def watch(self, blocks: Any, stack: ExitStack, *, grad: bool) -> None:
+        """Have blocks leave their projections and attention here, until `stack` closes."""
+        for number, block in enumerate(blocks, start=1):
+            if self.needs(number, *_PROJECTIONS, *_LOGITS):
+                hook = _keep(self.projected, number)
+                stack.enter_context(block.attn.qkv.register_forward_hook(hook))
+            if self.needs(number, *_ATTENTION):
+                _expose_attention(block.attn, self.attention, number, stack, grad=grad)
+
+
+def _first_tokens(model: Any, embed: PositionEmbedding, images: Tensor, grid: Grid) -> Tensor:
+    """Return what enters the first block, (B, T, D), of normalized images."""
+    # Not patch_embed itself, which insists on the native size.
+    patches = model.patch_embed.norm(model.patch_embed.proj(images).flatten(2).transpose(1, 2))
+    tokens: Tensor = model.norm_pre(embed(patches, grid))
+    return tokens
+
+
+def _rotary(model: Any, grid: Grid) -> dict[str, Tensor]:
+    """Return what blocks need beside tokens: the rotation of positions, where there is one."""
+    rotary = getattr(model, "rope", None)
+    return {} if rotary is None else {"rope": rotary.get_embed(shape=grid)}
+
+
+def _as_map(tokens: Tensor, prefix: int, grid: Grid) -> Tensor:
+    """Return the patches among tokens (B, T, D) as a map (B, D, h, w)."""
+    # Contiguous, because a view would keep the whole of queries, keys and values alive.
+    patches = tokens[:, prefix:]
+    return patches.transpose(1, 2).reshape(len(patches), -1, *grid).contiguous()
+
+
+def _logits(attn: Any, projected: Tensor, prefix: int, rope: Tensor | None) -> Tensor:
+    """Return the attention before its softmax, (B, heads, T, T), of the output (B, T, 3·D) of `attn.qkv`."""
+    queries, keys = (
+        part.unflatten(2, (attn.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=2)[:2]
+    )
+    queries, keys = attn.q_norm(queries), attn.k_norm(keys)
+    if rope is not None:
+        queries, keys = (_rotated(part, prefix, rope, attn.rotate_half) for part in (queries, keys))
+    logits: Tensor = (queries * attn.scale) @ keys.transpose(2, 3)
+    return logits
+
+
+def _rotated(part: Tensor, prefix: int, rope: Tensor, half: bool) -> Tensor:
+    """Rotate all of (B, heads, T, d) but the prefix tokens, as timm's EvaAttention does."""
+    rotated = apply_rot_embed_cat(part[:, :, prefix:], rope, half=half)
+    return torch.cat([part[:, :, :prefix], rotated], dim=2).type_as(part)
 
 
 def _keep(store: dict[int, Tensor], number: int) -> Callable[[Any, Any, Tensor], None]:
@@ -178,13 +269,15 @@ def _keep(store: dict[int, Tensor], number: int) -> Callable[[Any, Any, Tensor],
     return hook
 
 
-def _expose_attention(attn: Any, store: list[Tensor], stack: ExitStack, *, grad: bool) -> None:
+def _expose_attention(
+    attn: Any, store: dict[int, Tensor], number: int, stack: ExitStack, *, grad: bool
+) -> None:
     """Have `attn` put its attention into `store`, until `stack` closes."""
 
     def hook(module: Any, inputs: Any, output: Tensor) -> Tensor:
         if grad and not output.requires_grad:
             output = output.detach().requires_grad_()
-        store.append(output)
+        store[number] = output
         return output  # what is multiplied with the values must be the very tensor that was stored
 
     # The fused kernel never forms the matrix. The explicit path passes it through attn_drop, which

@@ -11,8 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from uss_bench.backbones.downloads import check_digest
 from uss_bench.backbones.timm.positions import Rule
 from uss_bench.backbones.timm.vit import TimmViT
-from uss_bench.backbones.weights import digest_file
-from uss_bench.specs import BackboneSpec
+from uss_bench.files.digests import digest_file
+from uss_bench.plugins.specs import BackboneSpec
 
 WEIGHTS = Path(__file__).with_name("tinyvit.safetensors")
 
@@ -36,7 +36,7 @@ if not is_model(uss_bench_tinyvit.__name__):  # the registry and a script may bo
 
 
 def tinyvit(
-    spec: BackboneSpec, *, positions: Rule = "dino", weights: Path | None = None, name: str | None = None
+    spec: BackboneSpec, *, positions: Rule | None = None, weights: Path | None = None, name: str | None = None
 ) -> TimmViT:
     """Return the backbone with its own weights, or with others of the same shape under another `name`.
 

@@ -6,7 +6,7 @@
   const boards = all("section.board");
   root.classList.add("scripted");
 
-  // A row and its details are one <tbody>, so that sorting moves them together.
+  // A row, its details and its other settings are one <tbody>, so that sorting moves them together.
   function sort(button) {
     const header = button.closest("th");
     const table = header.closest("table");
@@ -73,7 +73,11 @@
     if (!button) return;
     if (button.matches(".sort")) sort(button);
     if (button.matches(".expand")) {
-      const open = button.closest("tbody").classList.toggle("open");
+      const open = button.closest("tr").classList.toggle("open");
+      button.setAttribute("aria-expanded", open);
+    }
+    if (button.matches(".fold")) {
+      const open = button.closest("tbody").classList.toggle("unfolded");
       button.setAttribute("aria-expanded", open);
     }
     if (button.matches(".copy")) {
@@ -85,7 +89,7 @@
   });
   all("[data-filter]").forEach((one) => one.addEventListener("input", filter));
   all("[data-column]").forEach((box) => box.addEventListener("change", () => showColumn(box)));
-  all(".expand").forEach((button) => button.setAttribute("aria-expanded", "false"));
+  all(".expand, .fold").forEach((button) => button.setAttribute("aria-expanded", "false"));
   // A picture lies beside its record only where the run was made.
   all(".panel img").forEach((image) =>
     image.addEventListener("error", () => {

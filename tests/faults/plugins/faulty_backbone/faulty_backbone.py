@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uss_bench.specs import BackboneSpec
+from uss_bench.contracts import BackboneInfo
+from uss_bench.plugins.specs import BackboneSpec
 
 
 class FaultyBackbone:
@@ -19,16 +20,15 @@ class FaultyBackbone:
     sha256 = "0" * 64
 
     def __init__(self, spec: BackboneSpec, *, positions: str = "dino") -> None:
-        self.calls = 0
+        self.info = BackboneInfo(name=self.name, patch=self.patch, dim=24)
 
     def to(self, device: torch.device) -> FaultyBackbone:
         return self
 
     def __call__(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Any]:
-        self.calls += 1
         tokens = torch.nn.functional.avg_pool2d(images, self.patch).repeat(1, 8, 1, 1)
         where, _, kind = os.environ.get("FAULT", "").partition(":")
-        if where != "backbone" or self.calls == 1:  # the first call asks for the shapes
+        if where != "backbone":
             return {"tokens": tokens}
         match kind:
             case "raises":

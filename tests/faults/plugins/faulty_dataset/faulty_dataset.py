@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from uss_bench.contracts import ClassInfo
-from uss_bench.specs import DatasetSpec
+from uss_bench.plugins.specs import DatasetSpec
 
 
 def go_wrong(place: str, value: Any = None) -> Any:
@@ -25,7 +25,7 @@ def go_wrong(place: str, value: Any = None) -> Any:
             sys.exit(0)
         case "is of floats":
             return value / 255
-        case "is grey":
+        case "is gray":
             return value[..., 0]
         case "has four channels":
             return np.dstack([value, value[..., :1]])
@@ -94,7 +94,7 @@ class FaultyDataset:
     def __init__(self, spec: DatasetSpec) -> None:
         go_wrong("constructor")
         self.name = spec.name
-        self.classes = [ClassInfo(row.name, row.colour) for row in spec.classes]
+        self.classes = [ClassInfo(row.name, row.color) for row in spec.classes]
         self.splits = ["train", "test"]
         self.train_split, self.test_split = "train", "test"
 

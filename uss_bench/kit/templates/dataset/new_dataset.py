@@ -1,7 +1,7 @@
 """The dataset `new-dataset`: images and labels in one PNG each, split by folders.
 
     ROOT/images/SPLIT/ID.png    RGB
-    ROOT/labels/SPLIT/ID.png    greyscale, with the values that spec.toml gives to each class
+    ROOT/labels/SPLIT/ID.png    grayscale, with the values that spec.toml gives to each class
 
 Nothing is resized here: geometry belongs to the protocol.
 """
@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uss_bench.contracts import ClassInfo
-from uss_bench.file_splits import (
+from uss_bench.data import (
     FileImages,
     FileLabels,
     ValueTable,
     check_partners,
     class_table,
     known_split,
-    read_everything,
+    list_images,
+    verify_splits,
 )
-from uss_bench.images import list_images
-from uss_bench.specs import DatasetSpec
+from uss_bench.plugins.specs import DatasetSpec
 
 SAMPLE = Path(__file__).parent / "sample"
 IGNORED_VALUES = [255]
@@ -56,16 +56,16 @@ class NewDataset:
         files = {name: self.root / "labels" / split / f"{name}.png" for name in images}
         check_partners(files, "labels")
         hint = "The values of each class stand in spec.toml, those to ignore in IGNORED_VALUES."
-        return FileLabels(images, lambda name: self._table.read(files[name], hint), list(files.values()))
+        return FileLabels.one_each(files, lambda path, content: self._table.read(path, hint, content))
 
     def prepare(self) -> None:
-        """Check that the files are there. What may be downloaded, `uss_bench.download` fetches."""
+        """Check that the files are there. What may be downloaded, `uss_bench.files.download` fetches."""
         for split in self.splits:
             self.labels(split)
 
     def verify(self) -> str:
         """Read every file of the splits in use; raise `DataError` for the first wrong one."""
-        return read_everything(self)
+        return verify_splits(self)
 
     def _files(self, split: str) -> dict[str, Path]:
         folder = self.root / "images" / known_split(self.name, split, self.splits)

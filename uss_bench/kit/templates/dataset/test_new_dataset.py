@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 from uss_bench.kit import check_dataset
-from uss_bench.registry import Registry
-from uss_bench.setup import load_dataset
+from uss_bench.plugins.loading import load_dataset
+from uss_bench.plugins.registry import Registry
 
 REGISTRY = Registry([Path(__file__).parent])
 
 
-def test_every_rung_of_the_conformance_ladder_holds() -> None:
+def test_every_check_of_a_dataset_holds() -> None:
     findings = check_dataset("new-dataset", REGISTRY)
     assert not [finding for finding in findings if finding.status == "failed"]
 

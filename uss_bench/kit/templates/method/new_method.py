@@ -1,8 +1,8 @@
-"""New method: a linear projection that makes neighbouring patches alike, and prototypes that follow it.
+"""New method: a linear projection that makes neighboring patches alike, and prototypes that follow it.
 
 Patches that touch mostly show the same thing; patches at the same place of other images mostly do not.
 The projection learns to tell the one from the other (InfoNCE; van den Oord et al., 2018), and K
-prototypes follow the projected patches, as the centres of cosine k-means do. No label is needed.
+prototypes follow the projected patches, as the centers of cosine k-means do. No label is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn import ShuffledBatches, Standardizer, cosine_logits
+from uss_bench.nn.batches import ShuffledBatches
+from uss_bench.nn.prototypes import cosine_logits
+from uss_bench.nn.standardizer import Standardizer
 
 
 @dataclass(kw_only=True)
@@ -46,7 +48,7 @@ class NewMethod:
         batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
         for step in ctx.steps(self.steps, net=net, optimizer=optimizer, batches=batches):
             code = self.embed(features.batch(next(batches)))
-            contrast = neighbour_contrast(code, self.tau)
+            contrast = neighbor_contrast(code, self.tau)
             # The prototypes follow the code, and do not move it.
             distance = 1 - cosine_logits(code.detach(), net.prototypes).amax(dim=1).mean()
             optimizer.zero_grad(set_to_none=True)
@@ -74,7 +76,7 @@ class NewMethod:
 
 
 class Net(nn.Module):
-    """What is learned: the projection of standardised features, and the prototypes (K, d)."""
+    """What is learned: the projection of standardized features, and the prototypes (K, d)."""
 
     def __init__(self, channels: int, dim: int, clusters: int) -> None:
         super().__init__()
@@ -88,15 +90,15 @@ class Net(nn.Module):
         return code
 
 
-def neighbour_contrast(code: Tensor, tau: float) -> Tensor:
-    """Return how well a patch picks its right neighbour out of those of all images: cross-entropy.
+def neighbor_contrast(code: Tensor, tau: float) -> Tensor:
+    """Return how well a patch picks its right neighbor out of those of all images: cross-entropy.
 
     Args:
-        code: (B, d, h, w), not necessarily normalised.
+        code: (B, d, h, w), not necessarily normalized.
         tau: temperature of the cosines.
     """
     code = F.normalize(code, dim=1)
     left, right = code[..., :-1], code[..., 1:]
-    similarity = torch.einsum("bdhw,cdhw->bchw", left, right) / tau  # with the neighbour in image c
+    similarity = torch.einsum("bdhw,cdhw->bchw", left, right) / tau  # with the neighbor in image c
     own = torch.arange(len(code), device=code.device)[:, None, None].expand_as(similarity[:, 0])
     return F.cross_entropy(similarity, own)

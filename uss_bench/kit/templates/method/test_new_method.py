@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from new_method import neighbour_contrast
+from new_method import neighbor_contrast
 
 from uss_bench.kit import check_method
-from uss_bench.registry import Registry
+from uss_bench.plugins.registry import Registry
 
 
-def test_every_rung_of_the_conformance_ladder_holds() -> None:
+def test_every_check_of_a_method_holds() -> None:
     findings = check_method("new-method", Registry([Path(__file__).parent]))
     assert not [finding for finding in findings if finding.status == "failed"]
 
@@ -29,4 +29,4 @@ def test_the_contrast_is_the_cross_entropy_of_every_patch_in_turn() -> None:
                 weights = [math.exp(cosine / tau) for cosine in cosines]
                 terms.append(-math.log(weights[image] / sum(weights)))
     expected = torch.tensor(terms, dtype=torch.float64).mean()
-    torch.testing.assert_close(neighbour_contrast(code, tau), expected)
+    torch.testing.assert_close(neighbor_contrast(code, tau), expected)

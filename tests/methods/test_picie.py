@@ -1,0 +1,306 @@
+"""PiCIE: loss, k-means and views against literal forms, its switches, and being killed in every pass."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from fakes import method_module
+from running import Run
+from torch import Tensor
+
+from uss_bench.contracts import BackboneInfo
+from uss_bench.errors import UsageError
+from uss_bench.nn import lloyd
+from uss_bench.nn.pyramid import Pyramid
+from uss_bench.results.files import read_state
+from uss_bench.runtime.seeding import derive_seed
+from uss_bench.training.context import RunContext
+
+picie = method_module("picie")
+FAST = {"protocol": "stego320@2[eval_side=32,crf=none]", "training": {"side": 32}}
+SMALL = {
+    "network": "test_resnet",
+    "epochs": 2,
+    "dim": 8,
+    "batch_size": 4,
+    "cluster_batch_size": 2,
+    "init_batches": 1,
+    "init_points": 300,
+    "kmeans_iterations": 3,
+}
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def generator(purpose: str, *key: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(0, purpose, *key))
+
+
+# --- Loss ----------------------------------------------------------------------------------------
+
+
+def literal_cross_entropy(code: Tensor, c: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    total, mass = torch.zeros((), dtype=torch.float64), 0.0
+    for b in range(code.shape[0]):
+        for y in range(code.shape[2]):
+            for x in range(code.shape[3]):
+                f = code[b, :, y, x]
+                logits = [(f / f.norm()) @ one for one in c]
+                k = int(labels[b, y, x])
+                total = total - weights[k] * (logits[k] - torch.stack(logits).exp().sum().log())
+                mass += float(weights[k])
+    return total / mass
+
+
+def test_both_losses_and_their_gradients_are_the_literal_ones():
+    codes = [normal(2, 4, 2, 3, seed=s).requires_grad_() for s in (1, 2)]
+    centroids = [normal(3, 4, seed=s) for s in (3, 4)]
+    labels = [torch.randint(0, 3, (2, 2, 3), generator=torch.Generator().manual_seed(s)) for s in (5, 6)]
+    weights = [torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.1, 0.2, 0.7]).double()]
+    found = picie.pair_losses(codes, centroids, labels, weights)
+    expected = [
+        sum(literal_cross_entropy(codes[a], centroids[b], labels[b], weights[b]) for a, b in pairs) / 2
+        for pairs in (((0, 0), (1, 1)), ((0, 1), (1, 0)))
+    ]
+    for one, other in zip(found, expected, strict=True):
+        assert one.item() == pytest.approx(other.item(), rel=1e-12)
+        slopes = torch.autograd.grad(one, codes)
+        for slope, literal in zip(slopes, torch.autograd.grad(other, codes), strict=True):
+            torch.testing.assert_close(slope, literal, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("frequency", [0.6, 0.0, 0.4]), ("none", [1 / 3] * 3)])
+def test_weights_of_clusters_sum_to_one(kind, expected):
+    weights = picie.PiCIE(clusters=3, class_weights=kind).weights(torch.tensor([6, 0, 4]))
+    assert weights.tolist() == pytest.approx(expected)
+    assert float(weights.sum()) == pytest.approx(1)
+
+
+# --- k-means -------------------------------------------------------------------------------------
+
+
+def test_points_belong_to_the_centroid_at_the_least_distance():
+    points, centroids = normal(40, 3), 2 * normal(5, 3, seed=1)
+    expected = [min(range(5), key=lambda k: float((p - centroids[k]).square().sum())) for p in points]
+    assert lloyd.nearest(points, centroids).tolist() == expected
+
+
+def test_the_first_centroids_are_those_of_the_literal_algorithm():
+    points = normal(60, 3)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(7))
+    c = [points[i].clone() for i in order[:4]]
+    for _ in range(5):
+        own = [min(range(4), key=lambda k: float((p - c[k]).square().sum())) for p in points]
+        c = [torch.stack([p for p, o in zip(points, own, strict=True) if o == k]).mean(0) for k in range(4)]
+    found = lloyd.lloyd(points, 4, 5, torch.Generator().manual_seed(7))
+    torch.testing.assert_close(found, torch.stack(c))
+
+
+def test_an_empty_cluster_takes_half_of_the_largest():
+    points = torch.cat([normal(30, 2) * 0.1, normal(30, 2, seed=1) * 0.1 + 5]).repeat(1, 1)
+    points[:, :] = points[:1]
+    points[30:] += 5
+    found = lloyd.lloyd(points, 3, 4, torch.Generator().manual_seed(0))
+    assert found.isfinite().all()
+    assert len({tuple(row) for row in found.tolist()}) == 3
+
+
+def test_centroids_that_move_are_the_running_means_of_all_their_points():
+    batches = [normal(50, 3, seed=seed) for seed in range(4)]
+    centroids = lloyd.lloyd(batches[0], 3, 10, torch.Generator().manual_seed(0))
+    own = lloyd.nearest(batches[0], centroids)
+    centroids, counts = lloyd.sums_and_counts(batches[0], own, 3)
+    centroids /= counts[:, None]
+    members = [[p for p, k in zip(batches[0], own, strict=True) if k == one] for one in range(3)]
+    for batch in batches[1:]:
+        for p, k in zip(batch, lloyd.nearest(batch, centroids).tolist(), strict=True):
+            members[k].append(p)
+        lloyd.move(centroids, counts, batch)
+        torch.testing.assert_close(centroids, torch.stack([torch.stack(one).mean(0) for one in members]))
+    assert counts.tolist() == [len(one) for one in members]
+
+
+# --- Views ---------------------------------------------------------------------------------------
+
+
+def pair(net=None, *, colors: bool = False):
+    color = picie.released_colors(grayscale=False, blur="effective") if colors else picie.Photometric()
+    net = net or (lambda x: F.avg_pool2d(x, 4))
+    return picie.ViewPair(SimpleNamespace(generator=generator), net, color, picie.PLACE)
+
+
+def test_both_codes_show_the_same_place_but_for_whole_positions():
+    """The code of the network is the place of a pixel in the image: 80 × 80 positions.
+
+    The released crop of a code has whole positions: its corner and its side are each rounded down by less
+    than one. So one border is off by less than a position, the other by less than two, and the mean by one.
+    """
+    ramp = (torch.arange(640) * 255 / 639).round().to(torch.uint8)
+    images = torch.stack([ramp.expand(640, 640), ramp[:, None].expand(640, 640), ramp.expand(640, 640)])
+    items = [0, 1, 2, 3, 4, 5]
+    first, second = (pair().code(view, 1, items, images.expand(6, 3, 640, 640)) for view in (0, 1))
+    assert first.shape == second.shape == (6, 3, 80, 80)
+    apart = (first - second).abs()
+    assert apart.max() < 2 / 80
+    assert apart.mean(dim=(1, 2, 3)).max() < 1 / 80
+    assert any(one[0, 0, 0] > one[0, 0, -1] for one in first), "some are flipped"
+    assert (first[0] - first[1]).abs().max() > 0.05, "each image has a place of its own"
+
+
+def test_every_pass_of_an_epoch_sees_the_same_views_whatever_the_batch():
+    images = (torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).byte()
+    views = pair(colors=True)
+    for view in (0, 1):
+        whole = views.code(view, 1, [3, 1, 0, 2], images[[3, 1, 0, 2]])
+        torch.testing.assert_close(views.code(view, 1, [0], images[:1]), whole[2:3])
+        assert not torch.allclose(views.code(view, 2, [0], images[:1]), whole[2:3], atol=1e-3)
+
+
+def test_colors_of_the_two_views_differ_and_can_be_left_out():
+    images = (torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).byte()
+    plain, changed = pair(), pair(colors=True)
+    for view in (0, 1):
+        as_it_is = plain.code(view, 1, [0, 1, 2], images)
+        assert torch.equal(changed.code(view, 1, [0, 1, 2], images, colors=False), as_it_is)
+        assert not torch.equal(changed.code(view, 1, [0, 1, 2], images), as_it_is)
+
+
+@pytest.mark.parametrize("grayscale", [False, True])
+@pytest.mark.parametrize(("blur", "low", "high"), [("effective", 0.0, 1.8), ("stated", 0.1, 2.0)])
+def test_colors_are_drawn_as_the_released_code_does(grayscale, blur, low, high):
+    color = picie.released_colors(grayscale=grayscale, blur=blur)
+    drawn = picie.Views(generator, "color 1", photometric=color).draw(1, range(2000))
+    counts = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "gray", "blur"), 0)
+    sigmas = []
+    for view in drawn:
+        names = [name for name, _ in view.operations]
+        assert names == [name for name in counts if name in names], "in fixed order"
+        for name, value in view.operations:
+            counts[name] += 1
+            if name == "blur":
+                sigmas.append(value)
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        assert counts[name] / 2000 == pytest.approx(0.8, abs=0.04)
+    assert counts["gray"] / 2000 == pytest.approx(0.2 * grayscale, abs=0.03 * grayscale)
+    assert counts["blur"] / 2000 == pytest.approx(0.5, abs=0.04)
+    assert low <= min(sigmas) < low + 0.05
+    assert high - 0.05 < max(sigmas) <= high
+
+
+# --- The network ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 70)])
+def test_the_decoder_adds_enlarged_levels(size):
+    torch.manual_seed(0)
+    net = Pyramid("test_resnet", 8).double().eval()
+    images = normal(2, 3, *size).sigmoid()
+    stages = net.trunk((images - net.mean) / net.std)
+    code = None
+    for level, stage in zip(list(net.levels)[::-1], stages[::-1], strict=True):
+        weight, bias = level.weight[:, :, 0, 0], level.bias
+        own = torch.einsum("dc,bchw->bdhw", weight, stage) + bias[:, None, None]
+        code = own if code is None else own + F.interpolate(code, own.shape[2:], mode="bilinear")
+    torch.testing.assert_close(net(images), code)
+    assert net(images).shape == (2, 8, math.ceil(size[0] / 4), math.ceil(size[1] / 4))
+
+
+def test_the_network_begins_as_the_backbone_and_another_one_is_refused():
+    torch.manual_seed(0)
+    donor = timm.create_model("resnet18", num_classes=0)
+    state = {f"network.{name}": value for name, value in donor.state_dict().items()}
+    part = SimpleNamespace(state_dict=lambda: state)
+
+    def backbone(dim: int, patch: int) -> SimpleNamespace:
+        info = BackboneInfo(name="given", patch=patch, dim=dim)
+        return SimpleNamespace(info=info, patch=patch, trainable=lambda last_blocks: part)
+
+    method = picie.PiCIE(clusters=3)
+    method.bind(backbone(512, 32))
+    logs: list[str] = []
+    method.begin(SimpleNamespace(device=torch.device("cpu"), log=logs.append))
+    assert not logs
+    images = torch.rand(1, 3, 64, 64)
+    last = method.net.eval().trunk(images)[-1]
+    torch.testing.assert_close(last, donor.eval().forward_features(images))
+    for wrong in (backbone(2048, 32), backbone(512, 8)):
+        with pytest.raises(UsageError, match="A resnet18 is trained here"):
+            picie.PiCIE(clusters=3).bind(wrong)
+    random = picie.PiCIE(clusters=3)
+    random.begin(SimpleNamespace(device=torch.device("cpu"), log=logs.append))
+    assert logs == ["The weights of resnet18 begin at random."]
+
+
+# --- Whole runs ----------------------------------------------------------------------------------
+
+SWITCHES = {
+    "grayscale": True,
+    "blur": "stated",
+    "cluster_statistics": "running",
+    "class_weights": "none",
+    "colors_in_training": "second",
+    "weight_across": 0.0,
+    "weight_within": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def states() -> dict[str, bytes]:
+    return {}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_changes_what_is_learned(run, states, name):
+    def learned(**params):
+        outcome = run("picie", **FAST, params={**SMALL, "epochs": 1, **params})
+        return read_state(outcome.path, outcome.record)
+
+    if not states:
+        states["default"] = learned()
+    assert learned(**{name: SWITCHES[name]}) != states["default"]
+
+
+class Killed(BaseException):
+    """What ends a process in the middle."""
+
+
+PASSES = ("first centroids", "k-means", "labels", "training")
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, object]:
+    return {}
+
+
+@pytest.mark.parametrize("pass_", PASSES)
+def test_a_run_killed_in_any_pass_ends_with_the_same_record(run, whole, pass_, monkeypatch):
+    if not whole:
+        outcome = run("picie", **FAST, params=SMALL)
+        whole["record"], whole["state"] = outcome.record, read_state(outcome.path, outcome.record)
+    steps, epochs = RunContext._steps, [0]
+
+    def until(self, total, label, keep, bindings):
+        for step in steps(self, total, label, keep, bindings):
+            if label == "epochs":
+                epochs[0] = step
+            elif label == pass_ and epochs[0] == 2 and step == total:
+                raise Killed
+            yield step
+
+    again = Run(run.registry, run.folder / "again")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunContext, "_steps", until)
+        with pytest.raises(Killed):
+            again("picie", **FAST, snapshot_seconds=0, force="token", params=SMALL)
+    outcome = again("picie", **FAST, snapshot_seconds=0, force="token", params=SMALL)
+    assert any("resumed" in note for note in outcome.record.notes)
+    assert outcome.record.curves == whole["record"].curves
+    assert outcome.record.candidates == whole["record"].candidates
+    assert read_state(outcome.path, outcome.record) == whole["state"]

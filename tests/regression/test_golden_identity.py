@@ -1,0 +1,62 @@
+"""The identity of every golden run, pinned: whoever changes code or ids unawares learns of it here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from uss_bench.experiment.setup import Loaded, resolve
+from uss_bench.plugins.registry import Registry
+from uss_bench.regression.golden import read_golden, read_plan
+from uss_bench.results.record import Cell
+
+FOLDER = Path(__file__).parents[2] / "leaderboards" / "golden"
+PINNED = {
+    "constant-toy3": ("1f2ee9744ebe", "ae0d4f0165227c91", "56d237bb9fe054a7"),
+    "random-toy3": ("5b06830176d5", "d5225f9583f7cb16", "88f8bb75300e4585"),
+    "dino-toy3": ("0c5b9ae94550", "cc1df02557270a0d", "e703f64828babb58"),
+    "smooseg-toy3": ("c21b9379af67", "ae99bcc30e6dd735", "769a7bf467265604"),
+    "ds2dl-toy3": ("31d985982596", "73dd9b90340ae63a", "b4c1c390e72e79d6"),
+    "stego-toy3": ("e85467c8c6fa", "8b054ec3d8e718d2", "7643a1b365a8fdfb"),
+    "pca-toy3": ("a3b8a10b37a4", "b731a5dc293cb9d8", "c47f413d5025c370"),
+    "randproj-toy3": ("6410104dc2c5", "40c9b1302184bce9", "e9fb23b930f1e21a"),
+    "debias-toy3": ("11f5c8583fd1", "306cc592222773e6", "24dd3915f1ecbe49"),
+    "ncut-toy3": ("a94b0709cae3", "58bb608c7f12f869", "1c9aec624fd744e5"),
+    "primaps-toy3": ("adda21eeda86", "68b2cf0780c7c4bc", "45e33d4fa0ddd2bc"),
+    "eagle-toy3": ("006075baff1a", "34d2aff39230c616", "0ea8dac6425ed4aa"),
+    "ppap-toy3": ("08dc39222915", "6af2c03ed144f157", "2498042f18820013"),
+    "cause-toy3": ("73765104f443", "4de9432c2f4fbc52", "27910e2105534309"),
+    "hp-toy3": ("ccab26e255e7", "e21d830cdf80cf3c", "8c771a773f336156"),
+    "equss-toy3": ("d16c504e1f85", "9ad7c27e1d6a5d6c", "a5fd25fa55efb1e4"),
+    "reib-toy3": ("732db92bdc1a", "5acd982adbdbe072", "468eb9ff31b87493"),
+    "depthg-toy27": ("4ff32d8432b4", "ffd667365f96a987", "61a32e5c24f75f2f"),
+    "picie-toy3": ("cc3bebb82943", "cd4830d3ca0a082a", "67b8b81f4bb96642"),
+}
+"""The code of each method, and the ids of its runs with seeds 0 and 1.
+
+A code that moves makes every committed record of its method stale. Where that is meant, repeat the golden
+runs (``uss-bench regress golden --update``), whose counts stay, and put the new values here.
+"""
+
+
+@pytest.fixture(scope="module")
+def cells() -> dict[str, Cell]:
+    """What the plan of the golden runs asks for now."""
+    plan, registry, loaded = read_plan(FOLDER), Registry(), Loaded()
+    specs = [spec for table in plan.runs for spec in table.over(plan.defaults).cells()]
+    return {
+        f"{spec.method}-{spec.dataset}-s{spec.seed}": resolve(spec, registry, loaded).cell(spec.seed)
+        for spec in specs
+    }
+
+
+@pytest.mark.parametrize("run", PINNED)
+def test_codes_and_ids_are_as_they_were(cells: dict[str, Cell], run: str) -> None:
+    of_seeds = [cells[f"{run}-s{seed}"] for seed in (0, 1)]
+    assert {cell.method.code for cell in of_seeds} == {PINNED[run][0]}
+    assert tuple(cell.id for cell in of_seeds) == PINNED[run][1:]
+
+
+def test_the_golden_results_are_of_these_runs(cells: dict[str, Cell]) -> None:
+    assert {name: summary.cell for name, (summary, _) in read_golden(FOLDER).results.items()} == cells

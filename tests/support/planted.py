@@ -1,0 +1,77 @@
+"""The planted world, run from end to end: a method's accuracy where a chosen cue decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from running import Run
+from sklearn.cluster import KMeans
+
+from uss_bench.evaluation.scoring import count, score
+from uss_bench.results.collection import Entry
+from uss_bench.results.files import read_state
+
+NETWORKS = {
+    "all": "planted-net",
+    "color": "planted-net-merged",
+    "depth": "planted-net-quiet",
+    "view": "planted-net-brightness",
+    "object": "planted-net",
+}
+"""The network that goes with each variant of the world; see `tests/plugins/planted_world`."""
+SIDE = 48
+"""Pixels of a scene: at another side a patch would not be one of the world's."""
+PROTOCOL = f"stego320@2[eval_side={SIDE},crf=none]"
+
+
+def trained(run: Run, method: str, variant: str = "all", *, seed: int = 0, **params: Any) -> Entry:
+    """Return the run of a method in the planted world."""
+    return run(method, "planted", seed=seed, **_cell(variant, params))
+
+
+def accuracy(run: Run, method: str, variant: str = "all", *, seed: int = 0, **params: Any) -> float:
+    """Return the accuracy in percent, without a CRF, of a method's last state in the planted world."""
+    entry = trained(run, method, variant, seed=seed, **params)
+    assert entry.record.last is not None
+    assert entry.record.last.raw.accuracy is not None
+    return entry.record.last.raw.accuracy
+
+
+def code_accuracy(run: Run, method: str, variant: str = "all", *, seed: int = 0, **params: Any) -> float:
+    """Return the accuracy in percent of k-means, the best of ten, on the code that a method learned.
+
+    It is of patches, and of what a code tells apart: a cluster probe that shares a centroid between two
+    classes does not move it, and moves `accuracy` by a sixth.
+    """
+    entry = trained(run, method, variant, seed=seed, **params)
+    setup = run.setup(method, "planted", **_cell(variant, params))
+    learned = setup.make_method(read_state(entry.path, entry.record), torch.device("cpu"))
+    images, labels = setup.test_images, setup.test_labels
+    assert labels is not None
+    pixels = torch.from_numpy(np.stack([images.image(i) for i in range(len(images))])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        code = F.normalize(learned.embed(setup.backbone(pixels / 255, ["tokens"])), dim=1)
+    step = SIDE // code.shape[2]
+    truth = np.stack([labels.label(i)[::step, ::step] for i in range(len(images))])
+    points = code.permute(0, 2, 3, 1).flatten(0, 2).numpy()
+    found = KMeans(6, n_init=10, random_state=0).fit_predict(points).reshape(truth.shape).astype(np.int64)
+    counts = np.stack([count(p, t, 6, 6) for p, t in zip(found, truth, strict=True)])
+    return 100 * score(counts).accuracy
+
+
+def _cell(variant: str, params: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "data": {"variant": variant},
+        "backbone": NETWORKS[variant],
+        "protocol": PROTOCOL,
+        "training": {"side": SIDE},
+        "params": params,
+    }
+
+
+def kmeans(run: Run, variant: str = "all", *, seed: int = 0) -> float:
+    """Return the accuracy of k-means on the network's features."""
+    return accuracy(run, "dino", variant, seed=seed, steps=60)

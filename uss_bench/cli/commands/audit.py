@@ -1,0 +1,174 @@
+"""``uss-bench audit``: what differs between protocols and papers, what it costs, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from uss_bench.cli.options import common, records_option, warn_skipped
+from uss_bench.errors import UsageError
+from uss_bench.plugins.registry import Registry
+
+if TYPE_CHECKING:
+    from uss_bench.audit.differences import SideBySide
+    from uss_bench.results.collection import Configuration
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+EPILOG = """\b
+Examples:
+  uss-bench audit papers
+  uss-bench audit papers stego eagle
+  uss-bench audit papers picie stego320@2
+  uss-bench audit protocols stego320@2 'stego320@2[flip=false]'
+  uss-bench audit effects --records leaderboards/records
+  uss-bench audit records --records leaderboards/records
+"""
+
+
+@click.group("audit", epilog=EPILOG)
+def command() -> None:
+    """Show what differs between protocols or papers, what it costs, and what is wrong in records.
+
+    Costs are measured on records: scores of stored counts under both rules, or pairs of records that
+    differ in nothing but the rule.
+    """
+
+
+def _form(*choices: str) -> Callable[[C], C]:
+    return click.option("--format", "form", type=click.Choice(choices), default="table", show_default=True)
+
+
+@command.command("protocols", short_help="Compare two protocols, and what each difference costs.")
+@click.argument("first")
+@click.argument("second")
+@records_option
+@_form("table", "md")
+@common
+def protocols(registry: Registry, first: str, second: str, folders: tuple[Path, ...], form: str) -> None:
+    """Compare two protocols field by field, with the measured effect of each difference."""
+    from uss_bench.audit.differences import between_protocols
+    from uss_bench.protocol import get_protocol
+
+    _show(between_protocols(get_protocol(first), get_protocol(second)), registry, folders, form)
+
+
+@command.command("papers", short_help="Compare two papers, and what each difference costs.")
+@click.argument("first", required=False)
+@click.argument("second", required=False)
+@records_option
+@_form("table", "md")
+@common
+def papers(
+    registry: Registry, first: str | None, second: str | None, folders: tuple[Path, ...], form: str
+) -> None:
+    """Compare what two papers did when they evaluated, with the measured effect of each difference.
+
+    Without names, list the papers. Either may be one of our protocols: stego320@2.
+    """
+    from uss_bench.audit.differences import between_papers
+    from uss_bench.audit.papers import find_paper, load_papers
+    from uss_bench.cli.output.audit import papers_text
+
+    ledger = load_papers()
+    if first is None:
+        click.echo(papers_text(ledger))
+        return
+    if second is None:
+        raise UsageError("Two papers are compared.", hint=f"uss-bench audit papers {first} stego320@2")
+    _show(between_papers(find_paper(first, ledger), find_paper(second, ledger)), registry, folders, form)
+
+
+@command.command("effects", short_help="Show what each rule of evaluation costs, over all records.")
+@records_option
+@_form("table", "md", "csv")
+@common
+def effects(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
+    """Show what each rule of evaluation does to the scores, over all records.
+
+    Mean and range are over configurations (seeds averaged), without the floors, which look at no feature;
+    csv has one row per rule and configuration, floors included.
+    """
+    from uss_bench.audit.effects import all_effects
+    from uss_bench.cli.output.audit import effects_csv, effects_text
+
+    configurations = _configurations(folders)
+    if not configurations:
+        raise _no_records(folders)
+    measured = all_effects(configurations, registry.floors())
+    if form == "csv":
+        click.echo(effects_csv(measured), nl=False)
+    else:
+        click.echo(
+            effects_text(measured, _learned(configurations, registry), folders[0], markdown=form == "md")
+        )
+
+
+@command.command("records", short_help="Check records and claims for consistency.")
+@records_option
+@click.option(
+    "--known-stale",
+    multiple=True,
+    metavar="METHOD",
+    help="Only note that this method's records are of older code; stale.toml lists single ones.",
+)
+@common
+@click.pass_context
+def records(
+    ctx: click.Context, registry: Registry, folders: tuple[Path, ...], known_stale: tuple[str, ...]
+) -> None:
+    """Check every record, and the published claims, for consistency; exit with 1 if something is wrong.
+
+    A record: its id, digests, schema, place, protocol, scores against its counts, candidates, code and
+    environment. Records of one table: the same images, classes and pixels per image and class. Claims:
+    percentages, names that exist, and no contradiction.
+    """
+    from uss_bench.audit.claim_checks import audit_claims
+    from uss_bench.audit.findings import any_wrong
+    from uss_bench.audit.table_checks import audit_records
+    from uss_bench.claims import built_in_folder, load_claims
+    from uss_bench.claims.ledger import AVERAGE
+    from uss_bench.cli.output.audit import findings_text
+    from uss_bench.results.code import CurrentCode
+    from uss_bench.runtime.formatting import plural
+
+    number, findings = audit_records(folders, CurrentCode(registry).of, known_stale)
+    if not number:
+        raise _no_records(folders)
+    claims = load_claims()
+    findings += audit_claims(claims, built_in_folder(), {*registry.names("datasets"), AVERAGE})
+    click.echo(findings_text(findings, f"{plural(number, 'record')} and {len(claims)} claims"))
+    if any_wrong(findings):
+        ctx.exit(1)
+
+
+def _no_records(folders: tuple[Path, ...]) -> UsageError:
+    places = ", ".join(map(str, folders))
+    return UsageError(f"There are no records in {places}.", hint="Give their folder: --records DIR.")
+
+
+def _configurations(folders: tuple[Path, ...]) -> list[Configuration]:
+    from uss_bench.results.collection import gather, read_entries, with_counts
+
+    entries, broken = read_entries(folders)
+    configurations = with_counts(gather(entries), broken)
+    warn_skipped(broken)
+    return configurations
+
+
+def _learned(configurations: list[Configuration], registry: Registry) -> list[Configuration]:
+    from uss_bench.results.collection import is_floor
+
+    return [one for one in configurations if not is_floor(one, registry.floors())]
+
+
+def _show(sides: SideBySide, registry: Registry, folders: tuple[Path, ...], form: str) -> None:
+    from uss_bench.audit.effects import measure
+    from uss_bench.cli.output.audit import comparison_text
+
+    found = _configurations(folders)
+    effects = {change: measure(change, found, registry.floors()) for change in sides.changes}
+    click.echo(comparison_text(sides, effects, _learned(found, registry), folders[0], markdown=form == "md"))

@@ -1,0 +1,192 @@
+"""``uss-bench board``: the tables that records and claims give, built into files or shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uss_bench.cli.options import (
+    DIR,
+    common,
+    label_option,
+    parse_labels,
+    records_option,
+    warn_skipped,
+)
+from uss_bench.plugins.registry import Registry
+
+if TYPE_CHECKING:
+    from uss_bench.board.model import Board
+    from uss_bench.results.collection import Configuration
+
+EPILOG = """\b
+Examples:
+  uss-bench board show --dataset camvid
+  uss-bench board show --dataset camvid --format latex > table.tex
+  uss-bench board build --out my-boards
+  uss-bench board build --records leaderboards/records --check
+"""
+
+
+@click.group("board", epilog=EPILOG, short_help="Build the boards from records and claims, or show them.")
+def command() -> None:
+    """Build tables of what was measured: records beside published claims, ranks with ties, intervals.
+
+    Results share a table only if they share data, protocol hash and backbone. Floors stand in every table.
+    """
+
+
+_claims = click.option(
+    "--claims",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Folder of published claims. Default: those that come with uss-bench.",
+)
+
+
+@command.command("build", short_help="Write all boards: HTML, Markdown, LaTeX and CSV.")
+@records_option
+@_claims
+@label_option
+@click.option(
+    "--out",
+    type=DIR,
+    default="boards",
+    show_default=True,
+    metavar="DIR",
+    help="Where the boards go.",
+)
+@click.option(
+    "--check", is_flag=True, help="Write nothing; exit with 3 if the files are not what they should be."
+)
+@common
+def build(
+    registry: Registry,
+    folders: tuple[Path, ...],
+    claims: Path | None,
+    labels: tuple[str, ...],
+    out: Path,
+    check: bool,
+) -> None:
+    """Write board.html, README.md, settings.csv, records.csv and latex/*.tex.
+
+    The same records and claims give the same bytes, so the files can be committed and checked. Files that
+    uss-bench did not write, or that were changed since, are neither replaced nor deleted.
+    """
+    from uss_bench.board import files
+    from uss_bench.board.pictures import with_pictures
+    from uss_bench.errors import RegressionError
+
+    boards = _boards(_configurations(folders, registry), claims, registry, labels)
+    contents = files.contents([with_pictures(board, registry) for board in boards], out)
+    if not check:
+        files.write(contents, out)
+        click.echo(
+            f"{len(boards)} tables in {out / 'board.html'}, and {len(contents) - 1} more files beside it"
+        )
+        return
+    outdated = files.outdated(contents, out)
+    if outdated:
+        raise RegressionError(
+            f"Not what the records and claims give: {', '.join(str(out / name) for name in outdated)}.",
+            hint="If a record, a claim or a method's code changed on purpose: the same without --check.",
+        )
+    click.echo(f"{len(contents)} files in {out} are what the records give")
+
+
+@command.command("show", short_help="Print boards: for the terminal, Markdown, LaTeX or CSV.")
+@records_option
+@_claims
+@label_option
+@click.option("--dataset", metavar="NAME", help="Only tables of this dataset.")
+@click.option("--backbone", metavar="NAME", help="Only tables of this backbone.")
+@click.option("--protocol", metavar="NAME", help="Only tables of this protocol, by name or hash.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["text", "md", "latex", "csv"]),
+    default="text",
+    show_default=True,
+    help="How to print.",
+)
+@common
+def show(
+    registry: Registry,
+    folders: tuple[Path, ...],
+    claims: Path | None,
+    labels: tuple[str, ...],
+    dataset: str | None,
+    backbone: str | None,
+    protocol: str | None,
+    kind: str,
+) -> None:
+    """Print tables: best row first, floors last."""
+    from uss_bench.board import latex, markdown, sheets, terminal
+
+    found = _configurations(folders, registry, dataset=dataset, protocol=protocol, backbone=backbone)
+    boards = _boards(found, claims, registry, labels)
+    if kind == "latex":
+        tables = [*(latex.render(board) for board in boards), latex.render_overview(boards)]
+        click.echo("\n".join(filter(None, tables)), nl=False)
+        return
+    render: Any = {"text": terminal.render, "md": markdown.render, "csv": sheets.configurations}[kind]
+    click.echo(render(boards), nl=kind == "text")
+
+
+def _configurations(
+    folders: Sequence[Path],
+    registry: Registry,
+    *,
+    dataset: str | None = None,
+    protocol: str | None = None,
+    backbone: str | None = None,
+) -> list[Configuration]:
+    """Return the configurations asked for, with the floors of their tables; name the records left out.
+
+    Raises:
+        UsageError: when there are none.
+    """
+    from uss_bench.errors import UsageError
+    from uss_bench.results.collection import choose, gather, is_floor, read_entries, with_counts
+
+    entries, broken = read_entries(folders)
+    found = gather(entries)
+    try:
+        if found:
+            found = choose(found, dataset=dataset, protocol=protocol)
+        if found and backbone is not None:
+            chosen = choose(found, backbone=backbone)
+            tables = {one.table for one in chosen}
+            floors = [one for one in found if is_floor(one, registry.floors()) and one.table in tables]
+            found = [*chosen, *(one for one in floors if one not in chosen)]
+        found = with_counts(found, broken)
+    finally:
+        warn_skipped(broken)
+    if not found:
+        raise UsageError(
+            f"There are no records with scores in {', '.join(map(str, folders))}.",
+            hint="Say where they are: --records DIR, such as the results folder of uss-bench run.",
+        )
+    return found
+
+
+def _boards(
+    found: Sequence[Configuration], claims: Path | None, registry: Registry, labels: Sequence[str]
+) -> list[Board]:
+    from uss_bench.board.compute import boards
+    from uss_bench.claims import load_claims
+    from uss_bench.results.code import CurrentCode
+    from uss_bench.results.stated import StatedSettings
+
+    return boards(
+        found,
+        load_claims(claims),
+        is_stale=CurrentCode(registry).is_stale,
+        floors=registry.floors(),
+        titles=registry.titles() | parse_labels(labels),
+        ingredients=registry.ingredients,
+        stated=StatedSettings(registry),
+    )

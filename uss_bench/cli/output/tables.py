@@ -1,0 +1,36 @@
+"""Tables for a terminal and in Markdown, whose cells are shown as they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+_SIDES = {"l": "left", "r": "right", "c": "center", ".": "decimal"}
+
+
+def table(
+    rows: Iterable[Iterable[object]],
+    headers: Sequence[str] = (),
+    *,
+    align: str = "",
+    widths: Sequence[int | None] | None = None,
+    markdown: bool = False,
+) -> str:
+    """Return rows under their headers, or bare columns where there are none.
+
+    Args:
+        align: a letter per column: l, r, c, or a dot for decimal points; left by default. One that ends in
+            ``*`` goes on with its last letter: ``lr*``.
+        widths: of columns whose text is wrapped, in characters; not in Markdown.
+    """
+    if align.endswith("*"):
+        align = align[:-1].ljust(len(headers), align[-2])
+    return tabulate(
+        rows,
+        headers,
+        tablefmt="github" if markdown else "simple" if headers else "plain",
+        colalign=[_SIDES[letter] for letter in align] or None,
+        maxcolwidths=None if markdown else widths,
+        disable_numparse=True,
+    )

@@ -1,0 +1,1 @@
+"""What is run: cells, their setup, and the run itself."""

@@ -1,0 +1,125 @@
+"""Measuring the features of several backbones, blocks and seeds: what has a file is read from it."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from uss_bench.errors import UsageError
+from uss_bench.experiment.cells import CellSpec
+from uss_bench.experiment.feature_measures import FeatureMeasurement
+from uss_bench.experiment.setup import Loaded
+from uss_bench.features.store import FeatureStore
+from uss_bench.files.atomic import atomic_write, not_written
+from uss_bench.files.json_file import read_json
+from uss_bench.plugins.registry import Registry
+from uss_bench.results.feature_record import LABELED, FeatureRecord, FeatureSettings, feature_path
+from uss_bench.results.provenance import environment
+from uss_bench.runtime import progress
+
+
+def measure_backbones(
+    asked: CellSpec,
+    backbones: Sequence[str | None],
+    settings: FeatureSettings,
+    registry: Registry,
+    *,
+    blocks: Sequence[int] | None = None,
+    seeds: Sequence[int] = (0,),
+    device: torch.device,
+    out: Path,
+    command: str = "",
+) -> Iterator[tuple[Path, FeatureRecord]]:
+    """Yield the record of each backbone, block and seed, and where it lies; measured where there is none.
+
+    Every name is resolved before anything is measured.
+
+    Args:
+        blocks: blocks whose tokens are measured, from 1, or from the end with a minus; an empty list is all
+            blocks, None the backbone's own ``tokens``.
+
+    Raises:
+        UsageError: for a wrong name or setting, or a block that a backbone does not have.
+        DataError: when data, weights or a file are missing or wrong, or a file cannot be written.
+    """
+    loaded = Loaded()
+    found: list[FeatureMeasurement] = []
+    for backbone in backbones:
+        one = msgspec.structs.replace(asked, backbone=backbone)
+        first = FeatureMeasurement(one, settings, registry, loaded=loaded)
+        found += [first] if blocks is None else _by_block(first, blocks)
+    for measurement in found:
+        store: FeatureStore | None = None
+        for seed in seeds:
+            cell = measurement.cell(seed)
+            path = feature_path(out, cell)
+            if path.exists():
+                progress.log(f"Measured before: {path}")
+                yield path, read_json(path, FeatureRecord, "record of features")
+                continue
+            store = store or _store(measurement, [one.facet for one in found], device)
+            record = _measured(measurement, store, seed, command)
+            content = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic_write(path, content)
+            except OSError as error:
+                raise not_written(path, error) from None
+            yield path, record
+
+
+def _by_block(first: FeatureMeasurement, blocks: Sequence[int]) -> list[FeatureMeasurement]:
+    info = first.setup.backbone.info
+    if not info.blocks or "tokens@i" not in info.facets:
+        raise UsageError(
+            f"Backbone '{info.name}' has no blocks whose tokens could be measured.",
+            hint="Leave --blocks out, or name a ViT.",
+        )
+    for block in blocks:
+        if not 1 <= abs(block) <= info.blocks:
+            raise UsageError(
+                f"Backbone '{info.name}' has {info.blocks} blocks, and no block {block}.",
+                hint=f"Choose from 1 to {info.blocks}, or from the end: -1 to -{info.blocks}.",
+            )
+    chosen = blocks or range(1, info.blocks + 1)
+    places = sorted({block if block > 0 else info.blocks + 1 + block for block in chosen})
+    return [first.of_facet(f"tokens@{place}") for place in places]
+
+
+def _store(measurement: FeatureMeasurement, facets: Sequence[str], device: torch.device) -> FeatureStore:
+    """Open the store; all blocks that will be measured are extracted in one pass."""
+    setup = measurement.setup
+    wanted = list(dict.fromkeys([measurement.facet, *facets]))
+    if len(wanted) > 1 and "tokens" not in wanted:
+        plain = setup.open_store(device)
+        for items in (setup.training_items(), setup.evaluation_items()):
+            plain.open(items, wanted)
+    return setup.open_store(device, aliases={"tokens": measurement.facet})
+
+
+def _measured(measurement: FeatureMeasurement, store: FeatureStore, seed: int, command: str) -> FeatureRecord:
+    setup, started, before = measurement.setup, time.monotonic(), store.encoded
+    rows = measurement.measure(store, seed)
+    setup.check_unchanged()
+    cell = measurement.cell(seed)
+    return FeatureRecord(
+        id=cell.id,
+        cell=cell,
+        labels_used=[name for name in measurement.settings.measures if name in LABELED],
+        classes=[one.name for one in setup.dataset.classes],
+        channels=setup.backbone.info.dim,
+        patch=setup.backbone.patch,
+        images=len(setup.test_images),
+        rows=rows,
+        left_out=measurement.left_out,
+        encoded_items=store.encoded - before,
+        seconds=round(time.monotonic() - started, 3),
+        environment=environment(str(store.device)),
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )

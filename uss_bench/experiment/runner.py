@@ -1,0 +1,387 @@
+"""Running a cell: prepare, train, choose, evaluate, record."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from msgspec.structs import replace
+from safetensors.torch import save
+
+from uss_bench.contracts import Method
+from uss_bench.crf import CrfPool
+from uss_bench.errors import DataError, UssBenchError, blame
+from uss_bench.evaluation.evaluator import Evaluation, Evaluator
+from uss_bench.evaluation.scoring import match_all, score_row, score_under
+from uss_bench.experiment.isolation import end_isolation, train
+from uss_bench.experiment.reuse import stored_state
+from uss_bench.experiment.setup import Setup
+from uss_bench.features.store import FeatureStore
+from uss_bench.protocol import Protocol
+from uss_bench.results.arrays import Arrays
+from uss_bench.results.collection import Entry
+from uss_bench.results.files import is_done, read_record, record_path, write_record
+from uss_bench.results.provenance import environment
+from uss_bench.results.record import (
+    SCHEMA,
+    Candidate,
+    Checkpoint,
+    CheckpointResult,
+    ClassRow,
+    MonitorPoint,
+    Phase,
+    Refinement,
+    RunRecord,
+    ScoreRow,
+)
+from uss_bench.results.states import Trained
+from uss_bench.runtime import progress, tracking
+from uss_bench.runtime.seeding import seed_everything
+from uss_bench.training.clock import Clock
+from uss_bench.training.context import SNAPSHOT_SECONDS, RunContext, portable_state
+from uss_bench.training.monitoring import collapse_warning, monitor, sample_batches
+from uss_bench.training.workspace import Workspace
+
+Obtain = Callable[[Callable[[], Trained]], Trained]
+"""Calls what trains, or returns the state that is kept."""
+
+
+def run_cell(
+    setup: Setup,
+    seed: int,
+    *,
+    store: FeatureStore,
+    pool: CrfPool | None,
+    out: Path,
+    crf_engine: str,
+    command: str = "",
+    notes: tuple[str, ...] = (),
+    labels_used: tuple[str, ...] = (),
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
+    force: str = "",
+    reuse: bool = False,
+) -> Entry:
+    """Run one cell and write its record, or return the record that is there.
+
+    What a killed run of the same cell left is taken up. While another process runs the cell this one
+    waits, and returns that one's record.
+
+    Args:
+        pool: the CRF; None where the protocol has none.
+        snapshot_seconds: how much training a kill may cost.
+        force: a `new_rerun_token` to run the cell from its beginning, whatever there is of it but what was
+            begun under the same token; '' for none.
+        reuse: whether the trained state may come from the cache, and is kept there for others.
+
+    Raises:
+        UssBenchError: when the run fails, after a record with its reason was written.
+    """
+    setup = setup.beginning(seed, out)
+    workspace = Workspace.of(out, setup.cell(seed))
+    base = RunRecord(
+        schema=SCHEMA,
+        id=setup.cell(seed).id,
+        status="done",
+        cell=setup.cell(seed),
+        protocol=setup.protocol,
+        classes=[ClassRow(name=row.name, color=row.color) for row in setup.dataset.classes],
+        clusters=setup.params.get("clusters", 0),
+        crf_engine="" if pool is None else crf_engine,
+        environment=environment(str(store.device)),
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        notes=[*notes, *setup.notes, *([f"preset {setup.preset}"] if setup.preset else [])],
+        labels_used=list(labels_used),
+    )
+    with workspace.claim():
+        if is_done(workspace.record, force):
+            return Entry(workspace.record, read_record(workspace.record))
+        if force:
+            workspace.begin(force)
+
+        def obtain(train: Callable[[], Trained]) -> Trained:
+            kept = stored_state(setup, seed, base.environment) if reuse else None
+            if kept is None:
+                return train()
+
+            def checked() -> Trained:
+                trained = train()
+                now = stored_state(setup, seed, base.environment)
+                is_same = now is not None and now.folder == kept.folder
+                return replace(trained, may_be_kept=trained.may_be_kept and is_same)
+
+            return kept.find_or_train(checked, record=base.id, scratch=workspace.folder, rerun_token=force)
+
+        try:
+            return _run_and_record(setup, base, store, pool, out, workspace.folder, snapshot_seconds, obtain)
+        finally:
+            end_isolation(setup)
+
+
+def _run_and_record(
+    setup: Setup,
+    base: RunRecord,
+    store: FeatureStore,
+    pool: CrfPool | None,
+    out: Path,
+    folder: Path,
+    snapshot_seconds: float,
+    obtain: Obtain,
+) -> Entry:
+    clock = Clock()
+    encoded_before = store.encoded
+    make_context = partial(
+        RunContext,
+        store=store,
+        seed=base.cell.seed,
+        scratch=folder,
+        clock=clock,
+        snapshot_seconds=snapshot_seconds,
+    )
+    try:
+        record, arrays, state = _run(setup, base, store, pool, clock, make_context, obtain)
+    except Exception as error:
+        reason = str(error) if isinstance(error, UssBenchError) else f"{type(error).__name__}: {error}"
+        failed = replace(base, status="failed", reason=reason, phases=clock.phases)
+        try:
+            path, _ = write_record(out, failed, None, None)
+            progress.log(f"The reason is kept in {path}.")
+        except DataError as unwritten:  # a full disk may well be the reason, which is told all the same
+            progress.log(f"The reason is not kept: {unwritten.what}")
+        raise
+    record = replace(record, phases=clock.phases, encoded_items=store.encoded - encoded_before)
+    path, record = write_record(out, record, arrays, state)
+    record_path(out, record.cell).with_suffix(".failed.json").unlink(missing_ok=True)
+    return Entry(path, record)
+
+
+def _run(
+    setup: Setup,
+    base: RunRecord,
+    store: FeatureStore,
+    pool: CrfPool | None,
+    clock: Clock,
+    make_context: Callable[..., RunContext],
+    obtain: Obtain,
+) -> tuple[RunRecord, Arrays, bytes]:
+    with clock.phase("extract"):
+        setup.check_maps()
+    with clock.phase("check"):
+        setup.check_scored_splits()
+    items = setup.training_items()
+    seed_everything(base.cell.seed)
+    with blame(f"Method '{setup.spec.name}'", "training"):
+        method = setup.make_method(setup.released, None if setup.released is None else store.device)
+    context = make_context(method=method, items=items)
+    if setup.released is None:
+        trained = obtain(partial(_train, setup, method, context, store, clock))
+    else:
+        state = save(portable_state(method))
+        trained = Trained(
+            state=state, offers=[], curves={}, notes=[], phase=Phase(seconds=0, peak_bytes=None)
+        )
+    if trained.source:
+        clock.credit("train", trained.phase.seconds, trained.phase.peak_bytes)
+        progress.log(f"Nothing is trained: the state is that of record {trained.source}.")
+        _track(trained.curves)
+
+    evaluator = make_evaluator(setup, store, pool, clock)
+    # As whoever takes the state from the cache or from the record: from its bytes, never from memory.
+    method = best = setup.make_method(trained.state, store.device)
+    candidates, winner = _choose(setup, method, trained, evaluator, store, clock)
+    if winner is not None:
+        best = setup.make_method(winner[1].read_bytes(), store.device)
+    with clock.phase("evaluate"):
+        last = evaluator.evaluate(method)
+        selected = last if winner is None else evaluator.evaluate(best)
+    with clock.phase("monitor"):
+        points = _monitor(setup, context, len(items), trained)
+
+    record = replace(
+        base,
+        clusters=last.clusters,
+        images=len(evaluator),
+        candidates=candidates,
+        curves=trained.curves,
+        monitor=points,
+        isolation=trained.isolation,
+        notes=[*base.notes, *trained.notes, *_reused(trained), *_built_upon(setup)],
+    )
+    if warning := collapse_warning(points, last.clusters):
+        progress.log(f"Warning: {warning}.")
+        record = replace(record, notes=[*record.notes, warning])
+    evaluations: dict[Checkpoint, Evaluation] = {"last": last}
+    if setup.test_labels is not None:
+        if winner is not None:
+            evaluations["selected"] = selected
+        of_last, of_best = _matchings(setup, [method, best], store, clock)
+        record = replace(
+            record,
+            last=_result(None, last, setup.protocol, of_last),
+            selected=_result(winner[0] if winner else None, selected, setup.protocol, of_best),
+        )
+    setup.check_unchanged()
+    return record, _arrays(setup, evaluator, evaluations), trained.state
+
+
+def _track(curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Send the curves of a training that was done before to the tracker, in the order of their steps."""
+    of_step: dict[int, dict[str, float]] = {}
+    for name, curve in curves.items():
+        for step, value in curve:
+            of_step.setdefault(step, {})[name] = value
+    for step, values in sorted(of_step.items()):
+        tracking.report(step, values)
+
+
+def _train(setup: Setup, method: Method, context: RunContext, store: FeatureStore, clock: Clock) -> Trained:
+    with blame(f"Method '{setup.spec.name}'", "training"):
+        with clock.phase("train"):
+            isolation = train(setup, method, context, store, clock)
+        state = save(portable_state(method))
+    return Trained(
+        state=state,
+        offers=context.offers,
+        curves=context.curves,
+        notes=context.resumed,
+        phase=clock.phases["train"],
+        isolation=isolation,
+        may_be_kept=not context.has_moved,
+    )
+
+
+def _reused(trained: Trained) -> list[str]:
+    return [f"trained state reused from record {trained.source}"] * bool(trained.source)
+
+
+def _built_upon(setup: Setup) -> list[str]:
+    """Say which records a run was built upon, with the digests of their states."""
+    records = {name: read_record(path) for name, (path, _) in setup.places.items()}
+    return [
+        f"{name} is record {record.id} with state {record.state_sha256[:12]}"
+        for name, record in records.items()
+    ]
+
+
+def make_evaluator(
+    setup: Setup, store: FeatureStore, pool: CrfPool | None, clock: Clock, *, on_train: bool = False
+) -> Evaluator:
+    """Build the evaluator of the test or the training split, extracting features that are missing."""
+    items = setup.evaluation_items(setup.train_images if on_train else None)
+    with clock.phase("extract"):
+        features = store.open(items, setup.facets) if setup.facets else None
+    return Evaluator(
+        method_name=setup.spec.name,
+        inputs=setup.inputs,
+        items=items,
+        features=features,
+        labels=setup.train_labels() if on_train else setup.test_labels,
+        n_classes=len(setup.dataset.classes),
+        protocol=setup.protocol,
+        alpha=setup.alpha,
+        pool=pool,
+        device=store.device,
+    )
+
+
+def evaluate_state(setup: Setup, method: Method, store: FeatureStore, pool: CrfPool | None) -> Arrays:
+    """Return the counts and maps of a trained method, as its record's last checkpoint has them."""
+    evaluator = make_evaluator(setup, store, pool, Clock())
+    return _arrays(setup, evaluator, {"last": evaluator.evaluate(method)})
+
+
+def _matchings(
+    setup: Setup, states: Sequence[Method], store: FeatureStore, clock: Clock
+) -> list[np.ndarray | None]:
+    """Return the class of each cluster of every state, or None where the test images decide it.
+
+    Matching on the training split takes unrefined, unflipped predictions at the code's resolution, as
+    candidates are scored.
+    """
+    protocol = setup.protocol
+    if protocol.match_on == "test" or setup.test_labels is None:
+        return [None] * len(states)
+    evaluator = make_evaluator(setup, store, None, clock, on_train=True)
+    with clock.phase("match"):
+        counts = evaluator.patch_counts(states)
+    return [match_all(one, protocol.matching, protocol.extra_clusters) for one in counts]
+
+
+def _choose(
+    setup: Setup,
+    method: Method,
+    trained: Trained,
+    evaluator: Evaluator,
+    store: FeatureStore,
+    clock: Clock,
+) -> tuple[list[Candidate], tuple[int, Path] | None]:
+    """Score the offered checkpoints with labels; return them and the winner, None if it is the last."""
+    if setup.test_labels is None or not trained.offers:
+        return [], None
+    with clock.phase("candidates"):
+        states = [setup.make_method(path.read_bytes(), store.device) for _, path in trained.offers]
+        counts = evaluator.patch_counts([*states, method])
+    scores = [
+        score_under(one, setup.protocol, classes)
+        for one, classes in zip(counts, _matchings(setup, [*states, method], store, clock), strict=True)
+    ]
+    steps = [step for step, _ in trained.offers] + [None]
+    candidates = [
+        Candidate(step=step, accuracy=100 * one.accuracy, miou=100 * one.miou)
+        for step, one in zip(steps, scores, strict=True)
+    ]
+    best = max(range(len(scores)), key=lambda index: (scores[index].miou, index))
+    return candidates, (trained.offers[best] if best < len(trained.offers) else None)
+
+
+def _monitor(setup: Setup, context: RunContext, n_items: int, trained: Trained) -> list[MonitorPoint]:
+    """Read the offered states and the last one on unlabeled training items; nothing if nothing was trained.
+
+    The state at the end of training is left out where the last offer is the same.
+
+    Args:
+        n_items: number of training items.
+    """
+    if not trained.offers and not trained.curves:
+        return []
+    states: list[tuple[int | None, Callable[[], bytes]]] = [
+        (step, path.read_bytes) for step, path in trained.offers
+    ]
+    if not trained.offers or trained.offers[-1][1].read_bytes() != trained.state:
+        states.append((None, lambda: trained.state))
+    with blame(f"Method '{setup.spec.name}'", "monitoring"):
+        methods = ((step, setup.make_method(read(), context.device)) for step, read in states)
+        batches = [context.sample(setup.inputs, indices) for indices in sample_batches(n_items)]
+        return monitor(methods, batches, setup.alpha)
+
+
+def _result(
+    step: int | None, evaluation: Evaluation, protocol: Protocol, classes: np.ndarray | None
+) -> CheckpointResult:
+    def scored(counts: np.ndarray) -> ScoreRow:
+        return score_row(score_under(counts, protocol, classes))
+
+    crf = None if evaluation.crf is None else scored(evaluation.crf)
+    return CheckpointResult(step=step, raw=scored(evaluation.raw), crf=crf)
+
+
+def _arrays(setup: Setup, evaluator: Evaluator, evaluations: dict[Checkpoint, Evaluation]) -> Arrays:
+    counts: dict[tuple[Checkpoint, Refinement], np.ndarray] = {}
+    maps: dict[tuple[Checkpoint, Refinement], np.ndarray] = {}
+    for name, one in evaluations.items():
+        maps[name, "raw"] = one.raw_maps
+        if setup.test_labels is not None:
+            counts[name, "raw"] = one.raw
+        if one.crf is not None and one.crf_maps is not None:
+            maps[name, "crf"] = one.crf_maps
+            if setup.test_labels is not None:
+                counts[name, "crf"] = one.crf
+    return Arrays(
+        image_ids=list(setup.test_images.ids),
+        counts=counts,
+        map_ids=[setup.test_images.ids[index] for index in evaluator.kept],
+        maps=maps,
+    )

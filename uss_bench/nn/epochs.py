@@ -1,0 +1,215 @@
+"""The passes of an epoch of deep clustering: k-means over a data set, and its labels of every position.
+
+PiCIE and MDC cluster the codes of all images, label every position, and train on these labels, with a
+network of their own. Each pass is a loop of `Context.steps`, so that a run goes on wherever it was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uss_bench.contracts import Backbone, Batch, Context, ImageReader, Kept
+from uss_bench.errors import UsageError
+from uss_bench.nn.lloyd import lloyd, move, nearest, sums_and_counts
+from uss_bench.nn.pyramid import WIDTHS, Pyramid
+
+Code = Callable[[Sequence[int], Tensor], Tensor]
+"""Codes (B, d, h, w) of the view of some items, given their images."""
+
+
+class EpochBatches(Iterator[Sequence[int]]):
+    """Batches of a shuffled epoch: every item once, the last batch as short as it is."""
+
+    def __init__(self, items: int, size: int, generator: torch.Generator) -> None:
+        order = torch.randperm(items, generator=generator).tolist()
+        self._batches = [order[start : start + size] for start in range(0, items, size)]
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __next__(self) -> Sequence[int]:
+        batch = self._batches[self._next % len(self)]  # reading ahead goes past the end
+        self._next += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"next": torch.tensor(self._next)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._next = int(state["next"])
+
+
+def unit_points(code: Tensor) -> Tensor:
+    """Return the positions (B·h·w, d) of codes (B, d, h, w) as unit vectors."""
+    return F.normalize(code, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def linear_logits(code: Tensor, weights: Tensor) -> Tensor:
+    """Return the products of unit codes (B, d, h, w) with weights (K, d) as they are: (B, K, h, w)."""
+    return torch.einsum("bdhw,kd->bkhw", F.normalize(code, dim=1), weights)
+
+
+@dataclass(kw_only=True)
+class DeepClustering:
+    """What PiCIE and MDC share: the network, its k-means, its labels, and prediction."""
+
+    clusters: int
+    network: Literal["resnet18", "resnet50", "test_resnet"] = "resnet18"
+    """timm's network; random weights with ``--backbone none``, those of the backbone of its name otherwise.
+    ``test_resnet`` has 0.4 million parameters, for trials."""
+    dim: int = 128
+    """Channels of the code."""
+    epochs: int = 10
+    batch_size: int = 128
+    cluster_batch_size: int = 256
+    """Images of a batch of k-means and of labelling."""
+    init_batches: int = 20
+    """Batches from which Lloyd's algorithm makes the first centroids."""
+    init_points: int = 200_000
+    """Positions that are drawn from these batches; the released code takes all, which are 16.8 GB."""
+    kmeans_iterations: int = 20
+    """Of Lloyd's algorithm."""
+    cluster_statistics: Literal["batch", "running"] = "batch"
+    """Statistics of batch normalization in k-means; the released code leaves the network in training mode."""
+    class_weights: Literal["frequency", "none"] = "frequency"
+    """Weights of clusters in the cross-entropy: their share of all positions, as in the code, or none."""
+    lr: float = 1e-4
+
+    net: Pyramid = field(init=False, repr=False)
+    centroids: Tensor = field(init=False, repr=False)
+    _start: Mapping[str, Tensor] | None = field(init=False, repr=False, default=None)
+
+    def bind(self, backbone: Backbone) -> None:
+        if not backbone.info.dim:
+            return  # the backbone `none`
+        if (backbone.info.dim, backbone.patch) != (WIDTHS[self.network], 32):
+            raise UsageError(
+                f"A {self.network} is trained here, which backbone '{backbone.info.name}' is not.",
+                hint=f"Choose --backbone {self.network}, or --backbone none for random weights.",
+            )
+        self._start = backbone.trainable(None).state_dict()
+
+    def begin(self, ctx: Context) -> None:
+        """Make the network and its centroids, and log what its weights begin as."""
+        self.net = Pyramid(self.network, self.dim)
+        if self._start is None:
+            ctx.log(f"The weights of {self.network} begin at random.")
+        else:
+            self.net.start_from(self._start)
+        self.net.to(ctx.device)
+        self.centroids = torch.zeros(self.clusters, self.dim, device=ctx.device)
+
+    def cluster(
+        self, centroids: Tensor, code: Code, images: ImageReader, ctx: Context, *key: int, grid: int
+    ) -> None:
+        """Fill the centroids (K, d), in place, by mini-batch k-means over all positions of all images.
+
+        Args:
+            key: of the random numbers: an epoch and a view.
+            grid: positions h·w of an image.
+        """
+        net, size = self.net, self.cluster_batch_size
+        net.train(self.cluster_statistics == "batch")
+        batches = EpochBatches(len(images), size, ctx.generator("cluster order", *key))
+        reader = images.batches(batches)
+        first = min(self.init_batches, len(batches))
+        items = min(first * size, len(images))
+        rows = min(self.init_points, items * grid)
+        sample = torch.zeros(rows, self.dim, device=ctx.device)
+        filled = torch.zeros((), dtype=torch.int64)
+        kept: dict[str, Kept] = {"net": net, "batches": batches}
+        for step in ctx.steps(first, label="first centroids", sample=sample, filled=filled, **kept):
+            seen, x = next(reader)
+            points = self._points(code, seen, x)
+            share = rows * min(step * size, items) // items - int(filled)
+            chosen = torch.randperm(len(points), generator=ctx.generator("sample", *key, step))[:share]
+            sample[int(filled) : int(filled) + share] = points[chosen.to(points.device)]
+            filled += share
+        found = lloyd(sample, self.clusters, self.kmeans_iterations, ctx.generator("first points", *key))
+        centroids.copy_(found)
+        counts = sums_and_counts(sample, nearest(sample, centroids), self.clusters)[1] * (items * grid / rows)
+        del sample
+        for _ in ctx.steps(len(batches) - first, label="k-means", centroids=centroids, counts=counts, **kept):
+            move(centroids, counts, self._points(code, *next(reader)))
+
+    @torch.no_grad()
+    def _points(self, code: Code, items: Sequence[int], images: Tensor) -> Tensor:
+        return unit_points(code(items, images))
+
+    def label(
+        self,
+        labels: np.ndarray,
+        centroids: Tensor,
+        code: Code,
+        images: ImageReader,
+        ctx: Context,
+        *key: int,
+    ) -> Tensor:
+        """Write the nearest centroid of every position into labels (N, h, w), and return the weights (K,)."""
+        net = self.net.eval()
+        counts = torch.zeros(self.clusters, dtype=torch.int64, device=ctx.device)
+        batches = EpochBatches(len(images), self.cluster_batch_size, ctx.generator("label order", *key))
+        reader = images.batches(batches)
+        kept: dict[str, Kept] = {"net": net, "batches": batches, "counts": counts}
+        for _ in ctx.steps(len(batches), label="labels", **kept):
+            items, x = next(reader)
+            own = nearest(self._points(code, items, x), centroids)
+            counts += torch.bincount(own, minlength=self.clusters)
+            labels[items] = own.cpu().numpy().reshape(len(items), *labels.shape[1:])
+        return self.weights(counts)
+
+    def weights(self, counts: Tensor) -> Tensor:
+        """Return the weights (K,) of clusters with so many positions; they sum to 1."""
+        even = torch.full_like(counts, 1 / len(counts), dtype=torch.float32)
+        return even if self.class_weights == "none" else (counts.double() / counts.sum()).float()
+
+    def finish(self, images: ImageReader, ctx: Context) -> None:
+        """Cluster the images as they are, without views: the clusters that predict."""
+        height, width = codes_of(images)
+        net = self.net
+        self.cluster(self.centroids, lambda _, x: net(x / 255), images, ctx, 0, 0, grid=height * width)
+        net.eval()
+
+    def embed(self, batch: Batch) -> Tensor:
+        code: Tensor = self.net(batch["image"])
+        return code
+
+    def classify(self, code: Tensor) -> Tensor:
+        return linear_logits(code, self.centroids)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"centroids": self.centroids, **{f"net.{k}": v for k, v in self.net.state_dict().items()}}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.centroids = state["centroids"]
+        self.net = Pyramid(self.network, self.dim)
+        self.net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k != "centroids"})
+        self.net.to(self.centroids.device).eval()
+
+
+def codes_of(images: ImageReader, shrink: int = 1) -> tuple[int, int]:
+    """Return (h, w) of the code of an image that is made smaller by a factor first."""
+    _, height, width = images[0].shape
+    return -(-(height // shrink) // 4), -(-(width // shrink) // 4)
+
+
+def stored_labels(ctx: Context, name: str, shape: tuple[int, int, int], clusters: int) -> np.ndarray:
+    """Return labels (N, h, w) in a file of the run: it outlives a kill, and has a byte for each position."""
+    path = ctx.scratch / f"{name}.npy"
+    kind = np.uint8 if clusters <= 256 else np.uint16
+    if path.exists():
+        return np.lib.format.open_memmap(path, mode="r+")
+    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+
+
+def labels_of(labels: np.ndarray, items: Sequence[int], device: torch.device) -> Tensor:
+    """Return the labels of some items, int64 (B, h, w)."""
+    return torch.from_numpy(labels[list(items)].astype(np.int64)).to(device)

@@ -1,0 +1,1 @@
+"""Finding plugins, reading their specs, checking their parameters."""

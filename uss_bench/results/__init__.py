@@ -1,0 +1,1 @@
+"""The stored results: schema, files, identity, selection."""

@@ -1,0 +1,1 @@
+"""The process and the machine: progress, devices, cores, memory, seeds."""

@@ -1,0 +1,1 @@
+"""What a method is lent while it trains."""
