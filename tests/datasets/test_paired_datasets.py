@@ -167,7 +167,7 @@ def test_a_miniature_runs_end_to_end(layout, run: Run, tmp_path):
 @pytest.mark.parametrize("layout", ONE_EACH, ids=lambda layout: layout.dataset)
 def test_without_files_there_are_steps_and_wrong_options_are_named(layout, tmp_path, monkeypatch):
     data = files.load(layout.dataset, tmp_path / "none")
-    monkeypatch.setattr(data, "_archives", [])  # nothing is downloaded here
+    monkeypatch.setattr(type(data), "archives", ())  # nothing is downloaded here
     with pytest.raises(DataError) as caught:
         data.prepare()
     assert str(tmp_path / "none") in str(caught.value.hint)
@@ -231,9 +231,9 @@ def test_the_archive_of_voc_is_downloaded_and_extracted(tmp_path, monkeypatch):
     with serve() as server:
         server.files["voc.tar"] = (tmp_path / "voc.tar").read_bytes()
         data = files.load("voc21", tmp_path / "root")
-        ((resource, place),) = data._archives
+        ((resource, place),) = data.archives
         local = type(resource)(f"{server.url}/voc.tar", resource.name)
-        monkeypatch.setattr(data, "_archives", [(local, place)])
+        monkeypatch.setattr(type(data), "archives", [(local, place)])
         data.prepare()
         data.prepare()
         assert len(server.seen) == 1

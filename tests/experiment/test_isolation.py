@@ -120,6 +120,17 @@ def test_a_method_learns_and_predicts_the_same_isolated(method, scenes, tmp_path
     assert {"extract", "train"} <= runs[0].record.phases.keys()
 
 
+def test_notes_of_an_editable_install_are_code_and_the_files_beside_them_are_not(monkeypatch, tmp_path):
+    for name in ("source/own.egg-info/entry_points.txt", "source/labels/own.egg-info/a.png", "source/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.syspath_prepend(tmp_path / "source")
+    known = isolation._code_folders()
+    assert isolation._outside([str(tmp_path / "source/own.egg-info/entry_points.txt")], known) == 0
+    others = ["source/labels/own.egg-info/a.png", "source/a.png"]
+    assert isolation._outside([str(tmp_path / name) for name in others], known) == 2
+
+
 @pytest.mark.parametrize("method", VIT)
 def test_so_does_one_that_runs_or_trains_the_backbone(method, scenes, tmp_path, random_vit):
     registry = Registry([PLUGINS])

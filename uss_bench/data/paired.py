@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -139,7 +140,7 @@ class PairedDataset(ABC):
         try:
             for resource, members in self.archives:
                 archive = download(resource, self.root / ".downloads")
-                unpack(archive, self.root, lambda name, of=members: name if of.fullmatch(name) else None)
+                unpack(archive, self.root, functools.partial(_own_name, members))
             self._open_all()
         except DataError as error:
             steps = self.steps.format(root=self.root)
@@ -161,6 +162,10 @@ class PairedDataset(ABC):
         for split in (self.train_split, self.test_split):
             self.images(split)
             self.labels(split)
+
+
+def _own_name(members: re.Pattern[str], name: str) -> str | None:
+    return name if members.fullmatch(name) else None
 
 
 def taxonomy_classes(spec: DatasetSpec, name: str) -> tuple[Sequence[ClassSpec], list[int]]:

@@ -532,13 +532,15 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _code_folders(*plugins: Plugin | Path) -> list[Path]:
-    """Return where code lies: Python, its libraries, this package, and plugins."""
+    """Return where code lies: Python, its libraries, this package, plugins, and notes of installs."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     libraries = [Path(text) for text in sys.path if Path(text).name in ("site-packages", "dist-packages")]
     python = [Path(text) for text in (sys.prefix, sys.base_prefix) if text != "/"]
     own = [one if isinstance(one, Path) else one.folder for one in plugins]
     found = [Path(sysconfig.get_path(name)) for name in names]
-    return list(dict.fromkeys([*python, *found, *libraries, PACKAGE, *own]))
+    # that of an editable install lies beside its source
+    installed = [one for text in (*sys.path, PACKAGE.parent) for one in Path(text).glob("*.egg-info")]
+    return list(dict.fromkeys([*python, *found, *libraries, *installed, PACKAGE, *own]))
 
 
 def _devices() -> list[Path]:
