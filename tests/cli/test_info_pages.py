@@ -44,6 +44,13 @@ def test_a_page_states_the_splits_that_the_adapter_has(command, name):
         assert f"{one.images:,}" in said.out
 
 
+def test_parameters_that_a_class_inherits_are_documented_as_its_own_are():
+    entry = Registry().find("methods", "pca").load()
+    docs = parameter_docs(entry)
+    assert {"clusters", "steps", "init_patches", "dim", "whiten"} <= docs.keys()
+    assert docs["steps"] == parameter_docs(Registry().find("methods", "dino").load())["steps"]
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_page_says_how_to_get_a_dataset_where_it_lies_and_what_its_options_mean(command, name):
     said = command("info", name).out

@@ -539,7 +539,7 @@ def _code_folders(*plugins: Plugin | Path) -> list[Path]:
     own = [one if isinstance(one, Path) else one.folder for one in plugins]
     found = [Path(sysconfig.get_path(name)) for name in names]
     # that of an editable install lies beside its source
-    installed = [one for text in (*sys.path, PACKAGE.parent) for one in Path(text).glob("*.egg-info")]
+    installed = [one for at in (*map(Path, sys.path), PACKAGE.parent) for one in at.glob("*.egg-info")]
     return list(dict.fromkeys([*python, *found, *libraries, *installed, PACKAGE, *own]))
 
 

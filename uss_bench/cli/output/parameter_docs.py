@@ -22,7 +22,10 @@ def parameter_docs(entry: Any) -> dict[str, str]:
 
 
 def _documented(entry: Any) -> dict[str, str]:
-    return {**_arguments(inspect.getdoc(entry) or ""), **_attributes(entry)}
+    docs: dict[str, str] = {}
+    for one in reversed(getattr(entry, "__mro__", (entry,))):
+        docs |= {**_arguments(inspect.getdoc(one) or ""), **_attributes(one)}
+    return docs
 
 
 def _arguments(docstring: str) -> dict[str, str]:
