@@ -15,7 +15,7 @@ from running import PLUGINS, python
 
 from uss_bench.data.split_check import check_split
 from uss_bench.errors import ContractError, RunError, UsageError
-from uss_bench.experiment import isolation
+from uss_bench.experiment import isolated_places, method_process
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.experiment.isolation import IsolatedMethod, IsolatingRegistry
 from uss_bench.experiment.runner import run_cell
@@ -125,10 +125,10 @@ def test_notes_of_an_editable_install_are_code_and_the_files_beside_them_are_not
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.syspath_prepend(tmp_path / "source")
-    known = isolation._code_folders()
-    assert isolation._outside([str(tmp_path / "source/own.egg-info/entry_points.txt")], known) == 0
+    known = isolated_places.code_folders()
+    assert isolated_places.count_outside([str(tmp_path / "source/own.egg-info/entry_points.txt")], known) == 0
     others = ["source/labels/own.egg-info/a.png", "source/a.png"]
-    assert isolation._outside([str(tmp_path / name) for name in others], known) == 2
+    assert isolated_places.count_outside([str(tmp_path / name) for name in others], known) == 2
 
 
 @pytest.mark.parametrize("method", VIT)
@@ -441,7 +441,7 @@ def test_code_among_the_data_is_refused(cheat, scenes, tmp_path):
 
 
 def test_where_the_system_enforces_nothing_the_record_says_so(cheat, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr(isolation, "version", lambda: 0)
+    monkeypatch.setattr(method_process, "version", lambda: 0)
     label = next(Path(scenes["data"]["root"]).glob("labels/val/*.png"))
     given = {**scenes, "params": {"note": str(label)}}
     entry = run(
@@ -496,7 +496,9 @@ def test_an_isolated_training_goes_on_where_it_was_killed(scenes, tmp_path, chea
 def test_what_is_hidden_is_taken_out_of_what_may_be_read(tmp_path):
     for name in ("code/a", "code/data/labels", "code/b/deep", "other"):
         (tmp_path / name).mkdir(parents=True)
-    read, listed = isolation._without([tmp_path / "code", tmp_path / "other"], [tmp_path / "code" / "data"])
+    read, listed = isolated_places.without(
+        [tmp_path / "code", tmp_path / "other"], [tmp_path / "code" / "data"]
+    )
     assert sorted(path.relative_to(tmp_path).as_posix() for path in read) == ["code/a", "code/b", "other"]
     assert listed == [tmp_path / "code"]
 
@@ -515,7 +517,7 @@ def test_opened_files_are_those_of_the_caller_and_not_of_the_harness(tmp_path):
 def test_the_environment_names_no_path_of_the_data(monkeypatch):
     monkeypatch.setenv("USS_BENCH_PLUGINS", "/secret")
     monkeypatch.setenv("MY_DATA", "/secret/data")
-    found = isolation._environment("/tmp/own")
+    found = method_process._environment("/tmp/own")
     assert "/secret" not in " ".join(f"{key}={value}" for key, value in found.items())
     assert found["TMPDIR"] == "/tmp/own"
 
