@@ -17,6 +17,7 @@ from uss_bench.runtime.text import printing_safely, why_no_text
 _COMMANDS = {
     "run": "Train a method on unlabeled images, predict, refine, match, score and record.",
     "study": "Run an ablation or a sensitivity study by name, or from a plan file.",
+    "tune": "Choose a method's setting by criteria that need no label.",
     "status": "Show how far plans of many cells are: queued, running, done, failed.",
     "diagnose": "Judge a method's parameters without labels, where it offers that.",
     "ls": "List methods, datasets, backbones, protocols and studies.",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ from uss_bench.results.arrays import stack_maps
 from uss_bench.runtime import progress
 
 PANEL_IMAGES = 12
+_NO_LABEL = np.empty((0, 0), dtype=np.int16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,13 @@ class Evaluator:
                     totals[position] += count(prediction, scene.label, method.clusters, self.n_classes)
         return [np.asarray(total) for total in totals]
 
+    def unlabeled(self, indices: Sequence[int]) -> Iterator[tuple[Batch, Batch | None]]:
+        """Yield what a method reads of some images, a batch at a time, and of their mirror images or None."""
+        for start in range(0, len(indices), self.batch_size):
+            scenes = [self._read_image(index) for index in indices[start : start + self.batch_size]]
+            mirrored = self._inputs(scenes, flipped=True) if self.protocol.flip else None
+            yield self._inputs(scenes, flipped=False), mirrored
+
     def _batches(self, read: Callable[[int], R]) -> Iterator[list[R]]:
         """Yield what is read from disk, a batch at a time, while the next batch is being read."""
         with contextlib.closing(read_ahead(read, range(len(self)), depth=self.batch_size)) as ahead:
@@ -210,8 +219,10 @@ class Evaluator:
                 yield batch
 
     def _read(self, index: int) -> _Read:
-        native = self.items.native(index) if self._reads_images else None
-        return _Read(index, native, self._label(index, None))
+        return dataclasses.replace(self._read_image(index), label=self._label(index, None))
+
+    def _read_image(self, index: int) -> _Read:
+        return _Read(index, self.items.native(index) if self._reads_images else None, _NO_LABEL)
 
     def _read_scene(self, index: int) -> _Scene:
         native = self.items.native(index)

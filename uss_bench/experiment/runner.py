@@ -31,6 +31,7 @@ from uss_bench.results.record import (
     Checkpoint,
     CheckpointResult,
     ClassRow,
+    Criteria,
     MonitorPoint,
     Phase,
     Refinement,
@@ -42,6 +43,7 @@ from uss_bench.runtime import progress, tracking
 from uss_bench.runtime.seeding import seed_everything
 from uss_bench.training.clock import Clock
 from uss_bench.training.context import SNAPSHOT_SECONDS, RunContext, portable_state
+from uss_bench.training.criteria import read_criteria, sample_images
 from uss_bench.training.monitoring import collapse_warning, monitor, sample_batches
 from uss_bench.training.workspace import Workspace
 
@@ -199,6 +201,7 @@ def _run(
         selected = last if winner is None else evaluator.evaluate(best)
     with clock.phase("monitor"):
         points = _monitor(setup, context, len(items), trained)
+        criteria = _criteria(setup, method, evaluator)
 
     record = replace(
         base,
@@ -207,6 +210,7 @@ def _run(
         candidates=candidates,
         curves=trained.curves,
         monitor=points,
+        criteria=criteria,
         isolation=trained.isolation,
         notes=[*base.notes, *trained.notes, *_reused(trained), *_built_upon(setup)],
     )
@@ -356,6 +360,13 @@ def _monitor(setup: Setup, context: RunContext, n_items: int, trained: Trained) 
         methods = ((step, setup.make_method(read(), context.device)) for step, read in states)
         batches = [context.sample(setup.inputs, indices) for indices in sample_batches(n_items)]
         return monitor(methods, batches, setup.alpha)
+
+
+def _criteria(setup: Setup, method: Method, evaluator: Evaluator) -> Criteria:
+    """Read the final state on some of the evaluated images, without their labels."""
+    with blame(f"Method '{setup.spec.name}'", "predicting without labels"):
+        batches = evaluator.unlabeled(sample_images(len(evaluator)))
+        return read_criteria(method, batches, setup.facets)
 
 
 def _result(

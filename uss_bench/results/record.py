@@ -200,6 +200,17 @@ class MonitorPoint(_Part, frozen=True):
     """Mean of that largest probability."""
 
 
+class Criteria(_Part, frozen=True):
+    """What can be said of the final state without a label; see `uss_bench.training.criteria`."""
+
+    balance: float
+    """Entropy of the clusters' shares of the sampled images' patches, from 0 to 1."""
+    views: float | None
+    """Share of patches in the same cluster as in the mirror image; None where nothing is mirrored."""
+    silhouette: float | None
+    """Of the clusters in the space of the frozen features, from −1 to 1; None without a backbone."""
+
+
 class Phase(_Part, frozen=True):
     seconds: float
     peak_bytes: int | None
@@ -239,6 +250,8 @@ class RunRecord(_Part, frozen=True):
     """Label-free training curves: (step, value)."""
     monitor: list[MonitorPoint] = []
     """Label-free, in the order of training; the last point is the final state."""
+    criteria: Criteria | None = None
+    """Label-free, of the final state; None in records made before it was read, and of outside predictions."""
     phases: dict[str, Phase] = {}
     encoded_items: int = 0
     """Items that went through the backbone in this run; 0 when the store had them all."""

@@ -95,20 +95,25 @@ def point(
         before: `clusters` at the point before.
     """
     shares = np.bincount(clusters, minlength=k) / len(clusters)
-    used = shares[shares > 0]
     descending = np.sort(shares)[::-1]
     # The sum of all shares may fall short of 1 by rounding, and 99 of 100 patches are 99 %.
     holding = int(np.argmax(np.cumsum(descending) >= HOLDING_FRACTION - 1e-9)) + 1
     return MonitorPoint(
         step=step,
-        entropy=_rounded(-(used * np.log(used)).sum() / math.log(k) if k > 1 else 0.0),
-        used=len(used),
+        entropy=rounded(balance(shares)),
+        used=int((shares > 0).sum()),
         holding=holding,
-        largest=_rounded(descending[0]),
-        agreement=None if before is None else _rounded((clusters == before).mean()),
-        confident=_rounded((probability > CONFIDENT).mean()),
-        confidence=_rounded(probability.mean(dtype=np.float64)),
+        largest=rounded(descending[0]),
+        agreement=None if before is None else rounded((clusters == before).mean()),
+        confident=rounded((probability > CONFIDENT).mean()),
+        confidence=rounded(probability.mean(dtype=np.float64)),
     )
+
+
+def balance(shares: np.ndarray) -> float:
+    """Return the entropy of the clusters' shares, (K,): 0 where one has all, 1 where all have the same."""
+    used = shares[shares > 0]
+    return float(-(used * np.log(used)).sum() / math.log(len(shares))) if len(shares) > 1 else 0.0
 
 
 def collapse_warning(points: Sequence[MonitorPoint], k: int) -> str | None:
@@ -123,5 +128,6 @@ def collapse_warning(points: Sequence[MonitorPoint], k: int) -> str | None:
     return f"{held} of {k} clusters {'holds' if held == 1 else 'hold'} {HOLDING_FRACTION:.0%} of the patches"
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """Return a value as records keep it."""
     return round(float(value), 6) + 0.0  # no −0.0 in a record

@@ -25,6 +25,7 @@ Examples:
   uss-bench audit papers picie stego320@2
   uss-bench audit protocols stego320@2 'stego320@2[flip=false]'
   uss-bench audit effects --records leaderboards/records
+  uss-bench audit criteria --records results
   uss-bench audit records --records leaderboards/records
 """
 
@@ -105,6 +106,30 @@ def effects(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
         click.echo(
             effects_text(measured, _learned(configurations, registry), folders[0], markdown=form == "md")
         )
+
+
+@command.command("criteria", short_help="Show how well criteria without labels choose settings.")
+@records_option
+@_form("table", "md")
+@common
+def criteria(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
+    """Show how well criteria that need no label choose among the settings of a method, over all records.
+
+    A group is three or more settings of one method on one table with one backbone and as many seeds.
+    Columns: how often the best setting by labels was chosen; the mIoU of the chosen setting over that of a
+    blind choice and below that of the best; Spearman's rank correlation. Each is a mean over the groups,
+    with the least and the greatest.
+    """
+    from uss_bench.cli.output.tuning import criteria_text
+    from uss_bench.statistics.criteria import judge
+
+    choices = judge(_learned(_configurations(folders), registry))
+    if not choices:
+        raise UsageError(
+            "No method has three settings or more in these records, with the criteria that newer runs keep.",
+            hint="Run some: uss-bench tune METHOD --dataset NAME --try KEY=V1,V2,V3.",
+        )
+    click.echo(criteria_text(choices, markdown=form == "md"))
 
 
 @command.command("records", short_help="Check records and claims for consistency.")
