@@ -421,6 +421,18 @@ class Context(Protocol):
         """
         ...
 
+    def test_images(self) -> ImageReader:
+        """Return the evaluated images, without labels, as uint8 under the training geometry, but whole.
+
+        For a method that clusters what it is evaluated on. Its instance says so by a true attribute
+        ``reads_test_images``; its trained state then serves these images alone, and the record says so.
+
+        Raises:
+            ContractError: when the method does not say so.
+            UsageError: in an isolated process, which has no test image.
+        """
+        ...
+
     def derived(
         self,
         name: str,

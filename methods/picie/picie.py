@@ -15,11 +15,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as tv
+from torch import Tensor
 
 from uss_bench.contracts import Context, Images, Kept
-from uss_bench.data.views import Geometric, Photometric, Views, apply_geometric, apply_photometric
+from uss_bench.data.view_pairs import ReleasedViews
 from uss_bench.nn.epochs import (
     DeepClustering,
     EpochBatches,
@@ -56,63 +55,12 @@ def pair_losses(
     return (loss(0, 0) + loss(1, 1)) / 2, (loss(0, 1) + loss(1, 0)) / 2
 
 
-class ViewPair:
-    """The two views of an image in an epoch: of twice the side of what the network sees.
-
-    The first is changed in color, cut, enlarged and flipped, and goes through the network. The second is
-    changed in color and goes through the network whole; then its code is cut, enlarged and flipped in the
-    same way. So both codes show the same place.
-    """
-
-    def __init__(self, ctx: Context, net: nn.Module, color: Photometric, place: Geometric) -> None:
-        self._net = net
-        self._colors = [Views(ctx.generator, f"color {view}", photometric=color) for view in (1, 2)]
-        self._place = Views(ctx.generator, "place", geometric=place)
-
-    def code(
-        self, view: int, epoch: int, items: Sequence[int], images: Tensor, *, colors: bool = True
-    ) -> Tensor:
-        """Return the code (B, d, h, w) of view 0 or 1 of some images, uint8 (B, 3, 2H, 2W)."""
-        if colors:
-            images = apply_photometric(images, self._colors[view].draw(epoch, items))
-        where = self._place.draw(epoch, items)
-        size = (images.shape[2] // 2, images.shape[3] // 2)
-        if view == 0:
-            first: Tensor = self._net(apply_geometric(images / 255, where, size))
-            return first
-        code = self._net(tv.resize(images, list(size), antialias=True) / 255)
-        return apply_geometric(code, where, (code.shape[2], code.shape[3]))
-
-
-def released_colors(*, grayscale: bool, blur: str) -> Photometric:
-    """Return how colors of a view change."""
-    return Photometric(
-        brightness=0.3,
-        contrast=0.3,
-        saturation=0.3,
-        hue=0.1,
-        jitter=0.8,
-        each=True,
-        shuffled=False,
-        gray=0.2 if grayscale else 0.0,
-        blur=0.5,
-        sigma=(0.0, 1.8) if blur == "effective" else (0.1, 2.0),
-    )
-
-
-PLACE = Geometric(scale=(0.5, 1.0), flip=0.5)
-
-
 @dataclass(kw_only=True)
-class PiCIE(DeepClustering):
+class PiCIE(DeepClustering, ReleasedViews):
     """See the module, and README.md for what each parameter rests on."""
 
     weight_within: float = 1.0
     weight_across: float = 1.0
-    grayscale: bool = False
-    """Make a view gray with probability 0.2. The released code means to, and never does."""
-    blur: Literal["effective", "stated"] = "effective"
-    """Deviations of the blur: uniform to 1.8, as the released formula comes out, or from 0.1 to 2."""
     colors_in_training: Literal["both", "second"] = "both"
     """Views that are changed in color while training: the released loader of Cityscapes leaves the first as
     it is, though it was clustered and labelled with changed colors."""
@@ -122,7 +70,7 @@ class PiCIE(DeepClustering):
         net = self.net
         images = ctx.images(side=2 * ctx.side)
         h, w = codes_of(images, 2)
-        pair = ViewPair(ctx, net, released_colors(grayscale=self.grayscale, blur=self.blur), PLACE)
+        pair = self.views(ctx, net)
         labels = [stored_labels(ctx, f"labels-{view}", (len(images), h, w), self.clusters) for view in (0, 1)]
         own = self.centroids
         centroids = [own, torch.zeros_like(own)]

@@ -237,7 +237,7 @@ class _Server:
                 if item.default is not inspect.Parameter.empty:
                     row["default"] = json.loads(json.dumps(msgspec.to_builtins(item.default)))
                 rows.append(row)
-        own = [name for name in ("inputs", "bind") if hasattr(entry, name)]
+        own = [name for name in ("inputs", "bind", "reads_test_images") if hasattr(entry, name)]
         return {"parameters": rows, "own": own}, b""
 
     def do_make(self, body: bytes, key: int, params: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -250,6 +250,9 @@ class _Server:
     def do_inputs(self, body: bytes, key: int) -> tuple[dict[str, Any], bytes]:
         spec, _ = self._registry.method(self._start.method)
         return {"inputs": inputs_of(spec, self._methods[key])}, b""
+
+    def do_reads_test_images(self, body: bytes, key: int) -> tuple[dict[str, Any], bytes]:
+        return {"reads": bool(getattr(self._methods[key], "reads_test_images", False))}, b""
 
     def do_load(self, body: bytes, key: int) -> tuple[dict[str, Any], bytes]:
         state = {name: value.to(self._device) for name, value in load(body).items()}

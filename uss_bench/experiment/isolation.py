@@ -113,6 +113,11 @@ def train(setup: Setup, method: Method, context: RunContext, store: FeatureStore
 def _train_apart(
     setup: Setup, method: IsolatedMethod, context: RunContext, store: FeatureStore, clock: Clock
 ) -> Isolation:
+    if setup.reads_test_images:
+        raise UsageError(
+            f"--isolate: method '{setup.spec.name}' reads test images in training, which none is given.",
+            hint="Choose parameters that read training images only, or run it without --isolate.",
+        )
     for inputs in filter(None, (setup.inputs, setup.spec.reads)):
         context.features(inputs)  # stored by this process: the other one may only read the store
     process = method.move(setup, store, context.scratch)
@@ -254,6 +259,8 @@ def _stand_in(plugin: IsolatedPlugin, described: Mapping[str, Any]) -> type[Isol
 
     __init__.__annotations__ = kinds
     members: dict[str, Any] = {"__init__": __init__, "__signature__": signature, "plugin": plugin}
+    if "reads_test_images" in described["own"]:
+        members["reads_test_images"] = property(lambda self: self._ask("reads_test_images")[0]["reads"])
     if "inputs" in described["own"]:
         members["inputs"] = property(lambda self: self._ask("inputs")[0]["inputs"])
     if "bind" in described["own"]:

@@ -19,9 +19,11 @@ _NOT_OF_TRAINING = ("git", "cores")
 
 
 def training_inputs(setup: Setup, seed: int) -> dict[str, Any]:
-    """Return what of a cell's inputs decides its trained state: no test image or label, and no protocol."""
+    """Return what of a cell's inputs decides its trained state: no label, protocol or unread test image."""
     images, backbone = setup.train_images, setup.backbone
+    read = {"test images": setup.test_images.fingerprint()} if setup.reads_test_images else {}
     return {
+        **read,
         "method": setup.spec.name,
         "params": _without_alpha(setup.params),
         "code": setup.code,

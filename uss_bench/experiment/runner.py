@@ -177,7 +177,7 @@ def _run(
     seed_everything(base.cell.seed)
     with blame(f"Method '{setup.spec.name}'", "training"):
         method = setup.make_method(setup.released, None if setup.released is None else store.device)
-    context = make_context(method=method, items=items)
+    context = make_context(method=method, items=items, test_items=setup.test_items())
     if setup.released is None:
         trained = obtain(partial(_train, setup, method, context, store, clock))
     else:
@@ -212,7 +212,13 @@ def _run(
         monitor=points,
         criteria=criteria,
         isolation=trained.isolation,
-        notes=[*base.notes, *trained.notes, *_reused(trained), *_built_upon(setup)],
+        notes=[
+            *base.notes,
+            *trained.notes,
+            *_reused(trained),
+            *_built_upon(setup),
+            *["unlabeled test images were read in training"] * setup.reads_test_images,
+        ],
     )
     if warning := collapse_warning(points, last.clusters):
         progress.log(f"Warning: {warning}.")

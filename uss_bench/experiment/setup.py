@@ -140,6 +140,18 @@ class Setup:
         """Return what the method trains on."""
         return TransformedImages.for_training(self.train_images, self.training, patch=self.backbone.patch)
 
+    @functools.cached_property
+    def reads_test_images(self) -> bool:
+        """Whether the method reads the evaluated images while it trains, with these parameters."""
+        return bool(getattr(self.make_method(), "reads_test_images", False))
+
+    def test_items(self) -> TransformedImages | None:
+        """Return the evaluated images as a method reads them that trains on them too; None for all others."""
+        if not self.reads_test_images:
+            return None
+        whole = msgspec.structs.replace(self.training, crops="none")
+        return TransformedImages.for_training(self.test_images, whole, patch=self.backbone.patch)
+
     def evaluation_items(self, images: Images | None = None) -> TransformedImages:
         """Return what the method is evaluated on: the test images, or others under the same protocol."""
         images = self.test_images if images is None else images

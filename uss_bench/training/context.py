@@ -58,6 +58,7 @@ class RunContext(Context):
         scratch: the cell's own folder, where checkpoints and snapshots lie; it may hold those of a run
             that was killed.
         snapshot_seconds: how much training a kill may cost.
+        test_items: the evaluated images for a method that reads them; None for all others.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class RunContext(Context):
         scratch: Path,
         clock: Clock,
         snapshot_seconds: float = SNAPSHOT_SECONDS,
+        test_items: TransformedImages | None = None,
     ) -> None:
         self.seed = seed
         self.device = store.device
@@ -84,6 +86,7 @@ class RunContext(Context):
         """Where training went on after an interruption, for the record."""
         self._method = method
         self._items = items
+        self._test_items = test_items
         self._store = store
         self._clock = clock
         self._source = TrainingSource(items, store, clock)
@@ -246,6 +249,15 @@ class RunContext(Context):
         items.filter = filter or items.filter
         with self._clock.phase("extract"):
             return self._source.planes.open(items, "image")
+
+    def test_images(self) -> PlaneReader:
+        if self._test_items is None:
+            raise ContractError(
+                "Test images were asked for, and the method does not say that it reads them.",
+                hint="Give its class an attribute reads_test_images = True, or read ctx.images().",
+            )
+        with self._clock.phase("extract"):
+            return self._source.planes.open(self._test_items, "image")
 
     def derived(
         self,
