@@ -8,51 +8,13 @@ labels. All passes of an epoch see the same views.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from uss_bench.contracts import Context, Images, Kept
+from uss_bench.contracts import Context, Images
 from uss_bench.data.view_pairs import ReleasedViews
-from uss_bench.nn.epochs import (
-    DeepClustering,
-    EpochBatches,
-    codes_of,
-    labels_of,
-    linear_logits,
-    stored_labels,
-)
-
-
-def weighted_cross_entropy(code: Tensor, centroids: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return the cross-entropy of logits f̂·c, without a temperature, as a mean weighted by cluster.
-
-    Args:
-        code: (B, d, h, w).
-        centroids: (K, d), not normalized and without gradient.
-        labels: int64 (B, h, w).
-        weights: (K,).
-    """
-    return F.cross_entropy(linear_logits(code, centroids), labels, weight=weights)
-
-
-def pair_losses(
-    codes: Sequence[Tensor], centroids: Sequence[Tensor], labels: Sequence[Tensor], weights: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return L_within and L_across of two views: each a mean over the two views (Eqs. 7 to 9).
-
-    Across, the code of one view is classified by the clusters of the other, whose labels it gets.
-    """
-
-    def loss(code: int, view: int) -> Tensor:
-        return weighted_cross_entropy(codes[code], centroids[view], labels[view], weights[view])
-
-    return (loss(0, 0) + loss(1, 1)) / 2, (loss(0, 1) + loss(1, 0)) / 2
+from uss_bench.nn.deep_clustering import DeepClustering, codes_of
+from uss_bench.nn.two_views import train_two_views
 
 
 @dataclass(kw_only=True)
@@ -67,44 +29,15 @@ class PiCIE(DeepClustering, ReleasedViews):
 
     def train(self, data: Images, ctx: Context) -> None:
         self.begin(ctx)
-        net = self.net
         images = ctx.images(side=2 * ctx.side)
-        h, w = codes_of(images, 2)
-        pair = self.views(ctx, net)
-        labels = [stored_labels(ctx, f"labels-{view}", (len(images), h, w), self.clusters) for view in (0, 1)]
-        own = self.centroids
-        centroids = [own, torch.zeros_like(own)]
-        optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
-        kept: dict[str, Kept] = {
-            "net": net,
-            "optimizer": optimizer,
-            "first": centroids[0],
-            "second": centroids[1],
-        }
-        for epoch in ctx.steps(self.epochs, label="epochs", **kept):
-            views = [functools.partial(pair.code, number, epoch) for number in (0, 1)]
-            for number in (0, 1):
-                self.cluster(centroids[number], views[number], images, ctx, epoch, number + 1, grid=h * w)
-            weights = [
-                self.label(labels[number], centroids[number], views[number], images, ctx, epoch, number + 1)
-                for number in (0, 1)
-            ]
-            net.train()
-            batches = EpochBatches(len(images), self.batch_size, ctx.generator("training order", epoch))
-            reader = images.batches(batches)
-            for step in ctx.steps(len(batches), net=net, optimizer=optimizer, batches=batches):
-                items, x = next(reader)
-                codes = [
-                    pair.code(0, epoch, items, x, colors=self.colors_in_training == "both"),
-                    pair.code(1, epoch, items, x),
-                ]
-                targets = [labels_of(one, items, ctx.device) for one in labels]
-                within, across = pair_losses(codes, centroids, targets, weights)
-                loss = (self.weight_within * within + self.weight_across * across) / 2
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                ctx.report((epoch - 1) * len(batches) + step, within=within, across=across)
-            net.eval()
-            ctx.checkpoint(epoch)
-        self.finish(ctx.images(), ctx)
+        train_two_views(
+            self,
+            images,
+            self.views(ctx, self.net),
+            codes_of(images, 2),
+            ctx,
+            weights=(self.weight_within, self.weight_across),
+            colors_of_first=self.colors_in_training == "both",
+        )
+        images = ctx.images()
+        self.finish(images, ctx, codes_of(images))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes import method_module
 from running import Run
 from safetensors.torch import load
 from torch import Tensor
@@ -13,13 +12,13 @@ from uss_bench.errors import ContractError, UsageError
 from uss_bench.experiment.isolation import IsolatingRegistry
 from uss_bench.experiment.reuse import training_inputs
 from uss_bench.features.inputs import assemble
+from uss_bench.nn import one_view
 from uss_bench.nn.epochs import unit_points
 from uss_bench.nn.lloyd import nearest
 from uss_bench.plugins.in_place import method_plugin
 from uss_bench.results.files import read_state
 from uss_bench.training.context import RunContext
 
-mdc = method_module("mdc")
 FAST = {"protocol": "stego320@2[eval_side=32,crf=none]", "training": {"side": 32}}
 SMALL = {
     "network": "test_resnet",
@@ -41,7 +40,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_a_fresh_classifier_is_small_and_belongs_to_its_epoch():
-    one, again, other = (mdc.fresh_classifier(64, 27, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    one, again, other = (
+        one_view.fresh_classifier(64, 27, torch.Generator().manual_seed(s)) for s in (1, 1, 2)
+    )
     assert one.weight.shape == (27, 64, 1, 1)
     assert one.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert not one.bias.any()
@@ -51,16 +52,15 @@ def test_a_fresh_classifier_is_small_and_belongs_to_its_epoch():
 
 @pytest.mark.parametrize("kind", ["learned", "centroids"])
 def test_logits_and_gradients_are_those_of_a_loop_over_positions(kind):
-    method = mdc.MDC(clusters=3, dim=4, classifier=kind)
-    method.centroids = normal(3, 4, seed=1)
-    classifier = mdc.fresh_classifier(4, 3, torch.Generator().manual_seed(0)).double()
+    centroids = normal(3, 4, seed=1)
+    classifier = one_view.fresh_classifier(4, 3, torch.Generator().manual_seed(0)).double()
     code = normal(2, 4, 2, 3, seed=2).requires_grad_()
-    logits = method._logits(code, classifier)
+    logits = one_view.logits_of_labels(code, kind, classifier, centroids)
     for b in range(2):
         for y in range(2):
             for x in range(3):
                 f = code[b, :, y, x] / code[b, :, y, x].norm()
-                weights = classifier.weight[:, :, 0, 0] if kind == "learned" else method.centroids
+                weights = classifier.weight[:, :, 0, 0] if kind == "learned" else centroids
                 torch.testing.assert_close(logits[b, :, y, x], weights @ f)
     logits.square().sum().backward()
     assert code.grad.abs().sum() > 0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from uss_bench.contracts import BackboneInfo
 from uss_bench.errors import UsageError
-from uss_bench.nn import lloyd
+from uss_bench.nn import lloyd, two_views
 from uss_bench.nn.pyramid import Pyramid
 from uss_bench.results.files import read_state
 from uss_bench.training.context import RunContext
@@ -59,7 +59,7 @@ def test_both_losses_and_their_gradients_are_the_literal_ones():
     centroids = [normal(3, 4, seed=s) for s in (3, 4)]
     labels = [torch.randint(0, 3, (2, 2, 3), generator=torch.Generator().manual_seed(s)) for s in (5, 6)]
     weights = [torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.1, 0.2, 0.7]).double()]
-    found = picie.pair_losses(codes, centroids, labels, weights)
+    found = two_views.pair_losses(codes, centroids, labels, weights)
     expected = [
         sum(literal_cross_entropy(codes[a], centroids[b], labels[b], weights[b]) for a, b in pairs) / 2
         for pairs in (((0, 0), (1, 1)), ((0, 1), (1, 0)))

@@ -34,6 +34,7 @@ from uss_bench.experiment.messages import Channel, error_message
 from uss_bench.features.store import FeatureStore
 from uss_bench.plugins.lazy_backbone import BackboneFacts, LazyBackbone
 from uss_bench.plugins.loading import inputs_of, load_backbone, load_method
+from uss_bench.plugins.params import parameter_types
 from uss_bench.plugins.registry import Registry
 from uss_bench.protocol import TrainingGeometry
 from uss_bench.runtime import progress
@@ -230,7 +231,7 @@ class _Server:
     def do_describe(self, body: bytes) -> tuple[dict[str, Any], bytes]:
         entry = self._entry
         with blame(self._who, "stating its parameters"):
-            hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
+            hints = parameter_types(entry)
             rows = []
             for name, item in inspect.signature(entry).parameters.items():
                 row = {"name": name, "type": _written(hints.get(name, Any), f"{self._who}: {name}")}
@@ -324,16 +325,11 @@ class _Server:
             assert self._backbone is not None, "what is built upon another run comes with the backbone"
             base = BaseRun(self._registry, self._backbone, value["$run"], None)
             return ServedRun(base, value["cell"], value["state"], self._data, name)
-        hint = typing.get_type_hints(self._constructor).get(name, Any)
+        hint = parameter_types(self._entry).get(name, Any)
         kinds = [typing.get_origin(one) or one for one in (typing.get_args(hint) or ())] + [
             typing.get_origin(hint) or hint
         ]
         return tuple(value) if isinstance(value, list) and tuple in kinds and list not in kinds else value
-
-    @property
-    def _constructor(self) -> Callable[..., Any]:
-        entry = self._entry
-        return entry.__init__ if inspect.isclass(entry) else entry
 
 
 def _sent(value: Any) -> tuple[dict[str, Any], bytes]:

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from uss_bench.contracts import Backbone, Batch, Context, ImageReader, Kept
-from uss_bench.errors import UsageError
+from uss_bench.contracts import Context, Kept, Sampler
 from uss_bench.nn.lloyd import lloyd, move, nearest, sums_and_counts
-from uss_bench.nn.pyramid import WIDTHS, Pyramid
+
+
+class Source(Protocol):
+    """What the passes read, such as an `ImageReader`."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, sampler: Sampler) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Yield (items, inputs) without end, read ahead."""
+        ...
+
 
 Code = Callable[[Sequence[int], Tensor], Tensor]
-"""Codes (B, d, h, w) of the view of some items, given their images."""
+"""Codes (B, d, h, w) of the view of some items, given their inputs."""
 
 
 class EpochBatches(Iterator[Sequence[int]]):
@@ -58,70 +67,49 @@ def linear_logits(code: Tensor, weights: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class DeepClustering:
-    """What PiCIE and MDC share: the network, its k-means, its labels, and prediction."""
+class EpochClustering:
+    """What an epoch of PiCIE or MDC consists of, whatever the network and what it reads."""
 
     clusters: int
-    network: Literal["resnet18", "resnet50", "test_resnet"] = "resnet18"
-    """timm's network; random weights with ``--backbone none``, those of the backbone of its name otherwise.
-    ``test_resnet`` has 0.4 million parameters, for trials."""
     dim: int = 128
     """Channels of the code."""
     epochs: int = 10
     batch_size: int = 128
     cluster_batch_size: int = 256
-    """Images of a batch of k-means and of labelling."""
+    """Items of a batch of k-means and of labeling."""
     init_batches: int = 20
     """Batches from which Lloyd's algorithm makes the first centroids."""
     init_points: int = 200_000
     """Positions that are drawn from these batches; the released code takes all, which are 16.8 GB."""
     kmeans_iterations: int = 20
     """Of Lloyd's algorithm."""
-    cluster_statistics: Literal["batch", "running"] = "batch"
-    """Statistics of batch normalization in k-means; the released code leaves the network in training mode."""
     class_weights: Literal["frequency", "none"] = "frequency"
     """Weights of clusters in the cross-entropy: their share of all positions, as in the code, or none."""
     lr: float = 1e-4
 
-    net: Pyramid = field(init=False, repr=False)
+    net: nn.Module = field(init=False, repr=False)
     centroids: Tensor = field(init=False, repr=False)
-    _start: Mapping[str, Tensor] | None = field(init=False, repr=False, default=None)
 
-    def bind(self, backbone: Backbone) -> None:
-        if not backbone.info.dim:
-            return  # the backbone `none`
-        if (backbone.info.dim, backbone.patch) != (WIDTHS[self.network], 32):
-            raise UsageError(
-                f"A {self.network} is trained here, which backbone '{backbone.info.name}' is not.",
-                hint=f"Choose --backbone {self.network}, or --backbone none for random weights.",
-            )
-        self._start = backbone.trainable(None).state_dict()
-
-    def begin(self, ctx: Context) -> None:
-        """Make the network and its centroids, and log what its weights begin as."""
-        self.net = Pyramid(self.network, self.dim)
-        if self._start is None:
-            ctx.log(f"The weights of {self.network} begin at random.")
-        else:
-            self.net.start_from(self._start)
-        self.net.to(ctx.device)
-        self.centroids = torch.zeros(self.clusters, self.dim, device=ctx.device)
+    @property
+    def trains_in_kmeans(self) -> bool:
+        """Whether the network is in training mode while codes are clustered."""
+        return False
 
     def cluster(
-        self, centroids: Tensor, code: Code, images: ImageReader, ctx: Context, *key: int, grid: int
+        self, centroids: Tensor, code: Code, source: Source, ctx: Context, *key: int, grid: int
     ) -> None:
-        """Fill the centroids (K, d), in place, by mini-batch k-means over all positions of all images.
+        """Fill the centroids (K, d), in place, by mini-batch k-means over all positions of all items.
 
         Args:
             key: of the random numbers: an epoch and a view.
-            grid: positions h·w of an image.
+            grid: positions h·w of an item.
         """
         net, size = self.net, self.cluster_batch_size
-        net.train(self.cluster_statistics == "batch")
-        batches = EpochBatches(len(images), size, ctx.generator("cluster order", *key))
-        reader = images.batches(batches)
+        net.train(self.trains_in_kmeans)
+        batches = EpochBatches(len(source), size, ctx.generator("cluster order", *key))
+        reader = source.batches(batches)
         first = min(self.init_batches, len(batches))
-        items = min(first * size, len(images))
+        items = min(first * size, len(source))
         rows = min(self.init_points, items * grid)
         sample = torch.zeros(rows, self.dim, device=ctx.device)
         filled = torch.zeros((), dtype=torch.int64)
@@ -141,23 +129,23 @@ class DeepClustering:
             move(centroids, counts, self._points(code, *next(reader)))
 
     @torch.no_grad()
-    def _points(self, code: Code, items: Sequence[int], images: Tensor) -> Tensor:
-        return unit_points(code(items, images))
+    def _points(self, code: Code, items: Sequence[int], inputs: Tensor) -> Tensor:
+        return unit_points(code(items, inputs))
 
     def label(
         self,
         labels: np.ndarray,
         centroids: Tensor,
         code: Code,
-        images: ImageReader,
+        source: Source,
         ctx: Context,
         *key: int,
     ) -> Tensor:
         """Write the nearest centroid of every position into labels (N, h, w), and return the weights (K,)."""
         net = self.net.eval()
         counts = torch.zeros(self.clusters, dtype=torch.int64, device=ctx.device)
-        batches = EpochBatches(len(images), self.cluster_batch_size, ctx.generator("label order", *key))
-        reader = images.batches(batches)
+        batches = EpochBatches(len(source), self.cluster_batch_size, ctx.generator("label order", *key))
+        reader = source.batches(batches)
         kept: dict[str, Kept] = {"net": net, "batches": batches, "counts": counts}
         for _ in ctx.steps(len(batches), label="labels", **kept):
             items, x = next(reader)
@@ -171,15 +159,14 @@ class DeepClustering:
         even = torch.full_like(counts, 1 / len(counts), dtype=torch.float32)
         return even if self.class_weights == "none" else (counts.double() / counts.sum()).float()
 
-    def finish(self, images: ImageReader, ctx: Context) -> None:
-        """Cluster the images as they are, without views: the clusters that predict."""
-        height, width = codes_of(images)
-        net = self.net
-        self.cluster(self.centroids, lambda _, x: net(x / 255), images, ctx, 0, 0, grid=height * width)
-        net.eval()
+    def finish(self, source: Source, ctx: Context, grid: tuple[int, int]) -> None:
+        """Cluster the items as they are, without views: the clusters that predict."""
+        self.cluster(self.centroids, lambda _, x: self.plain(x), source, ctx, 0, 0, grid=grid[0] * grid[1])
+        self.net.eval()
 
-    def embed(self, batch: Batch) -> Tensor:
-        code: Tensor = self.net(batch["image"])
+    def plain(self, inputs: Tensor) -> Tensor:
+        """Return the codes of items as the source has them, without a view."""
+        code: Tensor = self.net(inputs)
         return code
 
     def classify(self, code: Tensor) -> Tensor:
@@ -190,15 +177,14 @@ class DeepClustering:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.centroids = state["centroids"]
-        self.net = Pyramid(self.network, self.dim)
-        self.net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k != "centroids"})
+        own = {name.removeprefix("net."): value for name, value in state.items() if name != "centroids"}
+        self.net = self.restored(own)
+        self.net.load_state_dict(own)
         self.net.to(self.centroids.device).eval()
 
-
-def codes_of(images: ImageReader, shrink: int = 1) -> tuple[int, int]:
-    """Return (h, w) of the code of an image that is made smaller by a factor first."""
-    _, height, width = images[0].shape
-    return -(-(height // shrink) // 4), -(-(width // shrink) // 4)
+    def restored(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return a network of the shapes of a state."""
+        raise NotImplementedError
 
 
 def stored_labels(ctx: Context, name: str, shape: tuple[int, int, int], clusters: int) -> np.ndarray:

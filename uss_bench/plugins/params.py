@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
+import sys
+import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -177,14 +180,10 @@ def check_options(
         UsageError: naming the option, what it should be and what was given.
         ContractError: when the signature cannot be read, or a type in it is none of JSON's.
     """
-    from uss_bench.contracts import (
-        TrainedRun,
-    )  # imports torch, which a command that finds all done does without
-
     if not options:
         return {}
     with blame(owner or "The plugin", "stating its options"):
-        hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
+        hints = parameter_types(entry)
         known = list(inspect.signature(entry).parameters)[skip:]
     checked: dict[str, Any] = {}
     for given, value in options.items():
@@ -216,9 +215,27 @@ def check_options(
     return checked
 
 
+def parameter_types(entry: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of the parameters of a class or function, by name.
+
+    The type of an inherited field of a dataclass is read in the module that states it: the class's own,
+    whose constructor repeats it, may not know its names.
+    """
+    try:
+        return typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
+    except NameError:
+        if not dataclasses.is_dataclass(entry):
+            raise
+        found: dict[str, Any] = {}
+        for one in reversed(entry.__mro__):
+            stated = types.SimpleNamespace(__annotations__=inspect.get_annotations(one))
+            found |= typing.get_type_hints(stated, vars(sys.modules[one.__module__]))
+        return found
+
+
 def parameters_of_type(entry: Callable[..., Any], kind: type) -> list[str]:
     """Return the names of parameters that are annotated with a type, alone or among others."""
-    hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
+    hints = parameter_types(entry)
     known = inspect.signature(entry).parameters
     return [name for name in known if kind in (typing.get_args(hints.get(name)) or (hints.get(name),))]
 
