@@ -16,8 +16,13 @@ from pathlib import Path
 
 from parts import table, update
 
+from uss_bench.audit.orderings import printed_orderings, tested_orderings
+from uss_bench.claims import load_claims
+from uss_bench.cli.output.orderings import orderings_text
+from uss_bench.plugins.registry import Registry
 from uss_bench.results.collection import Configuration, gather, read_entries, shared_identity
 from uss_bench.results.scores import METRICS, score_row
+from uss_bench.results.stated import StatedSettings
 from uss_bench.runtime.formatting import mean_sd
 from uss_bench.statistics.comparing import Comparison, compare
 
@@ -92,6 +97,14 @@ def main_table() -> str:
     return table(("", *SETS), rows, "l" * (1 + len(SETS)))
 
 
+def orderings() -> str:
+    """Return which orderings that papers print hold on the committed records."""
+    registry = Registry()
+    found = printed_orderings(load_claims())
+    tested = tested_orderings(found, committed(), StatedSettings(registry))
+    return orderings_text(found, tested, registry.titles(), markdown=True)
+
+
 def pairs() -> Iterator[tuple[Configuration, Configuration]]:
     """Yield the configurations on features as they are, each with its twin on standardized ones."""
     with_it = {
@@ -163,7 +176,11 @@ def verdict(
     return ", ".join(words) or "no difference found"
 
 
-PARTS: dict[str, Callable[[], str]] = {"measured": main_table, "standardized": standardized_table}
+PARTS: dict[str, Callable[[], str]] = {
+    "measured": main_table,
+    "orderings": orderings,
+    "standardized": standardized_table,
+}
 
 
 if __name__ == "__main__":

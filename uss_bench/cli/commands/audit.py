@@ -25,6 +25,7 @@ Examples:
   uss-bench audit papers picie stego320@2
   uss-bench audit protocols stego320@2 'stego320@2[flip=false]'
   uss-bench audit effects --records leaderboards/records
+  uss-bench audit orderings --records leaderboards/records
   uss-bench audit criteria --records results
   uss-bench audit records --records leaderboards/records
 """
@@ -130,6 +131,29 @@ def criteria(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
             hint="Run some: uss-bench tune METHOD --dataset NAME --try KEY=V1,V2,V3.",
         )
     click.echo(criteria_text(choices, markdown=form == "md"))
+
+
+@command.command("orderings", short_help="Test on records what papers print as orderings.")
+@records_option
+@_form("table", "md")
+@common
+def orderings(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
+    """Test on records what papers print as orderings: of methods, of ablations, of rows with a CRF.
+
+    The orderings are read off the ledger of claims (uss-bench claims). Each is tested where the records
+    hold both sides on the same images with the same backbone, by the paired test of uss-bench compare.
+    """
+    from uss_bench.audit.orderings import printed_orderings, tested_orderings
+    from uss_bench.claims import load_claims
+    from uss_bench.cli.output.orderings import orderings_text
+    from uss_bench.results.stated import StatedSettings
+
+    configurations = _configurations(folders)
+    if not configurations:
+        raise _no_records(folders)
+    found = printed_orderings(load_claims())
+    tested = tested_orderings(found, configurations, StatedSettings(registry))
+    click.echo(orderings_text(found, tested, registry.titles(), markdown=form == "md"))
 
 
 @command.command("records", short_help="Check records and claims for consistency.")
