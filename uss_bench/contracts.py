@@ -140,6 +140,8 @@ class BackboneInfo:
     """P, the tokens before the patches: the class token first, if there is one, then registers."""
     facets: tuple[str, ...] = ("tokens",)
     """The facets by kind, such as ``("tokens", "tokens@i", "keys@i", "cls")``; i is any block."""
+    parameters: int | None = None
+    """Numbers that were learned or drawn; 0 for a fixed descriptor, None where nobody says."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """What the backbone itself normalizes pixels in [0, 1] with, RGB."""

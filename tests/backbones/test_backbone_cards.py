@@ -69,6 +69,37 @@ def test_the_lineages_checkpoint_is_not_that_of_the_hub():
         assert card.url == timm.get_pretrained_cfg(card.params["model"]).url
 
 
+def test_every_vits_card_normalizes_as_timm_says_its_weights_were_trained():
+    registry = Registry()
+    cards = [registry.backbone(plugin.name)[0] for plugin in registry.all("backbones")]
+    cards = [card for card in cards if card.adapter == "timm"]
+    assert {"dinov3_vits16", "dinov3_vitb16", "dinov3_vitl16_sat"} <= {card.name for card in cards}
+    for card in cards:
+        config = timm.get_pretrained_cfg(card.params["model"])
+        assert (tuple(card.mean), tuple(card.std)) == (config.mean, config.std), card.name
+    own = {card.name for card in cards if card.mean != [0.485, 0.456, 0.406]}
+    assert own == {"dinov3_vitl16_sat"}, "satellite images have a mean of their own"
+
+
+def test_a_dinov3_with_registers_and_rotary_positions_sees_pixels_as_its_card_says(tmp_path):
+    card = Registry().backbone("dinov3_vitl16_sat")[0]
+    torch.manual_seed(0)
+    network = timm.create_model("vit_small_patch16_dinov3", num_classes=0).eval()
+    torch.save(network.state_dict(), tmp_path / "random.pth")
+    small = f'params = {{ model = "vit_small_patch16_dinov3" }}\nmean = {card.mean}\nstd = {card.std}\n'
+    write_card(tmp_path, f'adapter = "timm"\n{small}patch = 16\ndim = 384\n')
+    vit = load_backbone(Registry([tmp_path]), "card", weights=tmp_path / "random.pth", alias="random")
+    assert (vit.info.prefix, vit.info.mean) == (5, pytest.approx(card.mean))
+    images = random_images(2, 3, 48, 80)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std))
+    with torch.no_grad():
+        wanted = network.forward_features((images - mean) / std)
+    found = vit(images, ["tokens", "cls"])
+    torch.testing.assert_close(found["cls"], wanted[:, 0], atol=1e-4, rtol=1e-3)
+    tokens = wanted[:, 5:].transpose(1, 2).unflatten(2, (3, 5))
+    torch.testing.assert_close(found["tokens"], tokens, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("lines", "error", "message"),
     [

@@ -232,7 +232,9 @@ def test_splits_are_those_of_the_adapters(built_in, plugins, tmp_path):
         for kind, split in (("test", claim.split), ("train", claim.train_split))
         if split and split not in FOREIGN_SPLITS
     }
-    assert {dataset for dataset, *_ in named} == {"cityscapes27", "cocostuff27", "potsdam3"}
+    assert {dataset for dataset, *_ in named} == {
+        *("ade150", "cityscapes27", "cocostuff27", "potsdam3", "voc21")
+    }
     for dataset, kind, split in sorted(named):
         spec, plugin = plugins.dataset(dataset)
         plugin.load()(spec, root=tmp_path, **{kind: split})

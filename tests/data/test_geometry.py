@@ -7,6 +7,8 @@ import io
 import msgspec
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from fakes import ArrayImages
 from hypothesis import given, settings
@@ -21,6 +23,7 @@ from uss_bench.data.geometry import (
     reencode_jpeg,
     resize,
     resize_center_crop,
+    resize_floor,
     resize_short_side,
     scored_label,
 )
@@ -246,6 +249,19 @@ def test_squashed_items_are_whole_images_at_one_size(height, width, filter):
     np.testing.assert_array_equal(evaluation.scored(0), expected)
 
 
+def by_torch(label, side):
+    found = F.interpolate(torch.from_numpy(label)[None, None].float(), size=(side, side), mode="nearest")
+    return found[0, 0].numpy().astype(label.dtype)
+
+
+def test_flooring_is_that_of_torch_with_its_rounding():
+    for cells in range(1, 600):
+        column = np.arange(cells)[:, None]
+        for side in (37, 100, 448, 504):
+            expected = F.interpolate(torch.arange(cells).float()[None, None], size=side, mode="nearest")
+            np.testing.assert_array_equal(resize_floor(column, side, 1)[:, 0], expected[0, 0].numpy())
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -257,6 +273,11 @@ def test_squashed_items_are_whole_images_at_one_size(height, width, filter):
             lambda label: resize(label, 10, 10, "nearest"),
         ),
         ("full@2", lambda label: label),
+        ("hummingbird@1[eval_side=16]", lambda label: by_torch(label, 16)),
+        (
+            "neco@1[eval_side=16,score_side=10]",
+            lambda label: by_torch(resize(label, 16, 16, "nearest"), 10),
+        ),
     ],
 )
 @pytest.mark.parametrize("filter", ["nearest", "bilinear"])

@@ -11,6 +11,8 @@ import torch
 from fakes import ArrayImages, ArrayLabels, MemoryFeatures, planted
 from PIL import Image
 from running import PLUGINS
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from uss_bench.data.geometry import TransformedImages, corner_crop, resize_center_crop
 from uss_bench.evaluation.scoring import score
@@ -71,6 +73,21 @@ def test_the_first_step_goes_down_the_cross_entropy_of_labeled_pixels_alone():
     steep = np.abs(gradient) > 5e-3
     assert steep.mean() > 0.7
     np.testing.assert_allclose(moved[steep], -settings.lr * np.sign(gradient[steep]), rtol=1e-3)
+
+
+def test_it_ends_where_the_logistic_regression_of_scikit_learn_does():
+    features, items, known, labels = planted_problem(noise=2.5)
+    settings = ProbeConfiguration(steps=400, batch_size=24, lr=0.02)
+    model = train_probe(FrozenFeatures(), features, items, known, CLASSES, settings)
+    tokens = features.tokens.double().permute(0, 2, 3, 1).reshape(-1, 16).numpy()
+    code = (tokens - tokens.mean(axis=0)) / tokens.std(axis=0)
+    best = LogisticRegression(C=1e6, max_iter=1000).fit(code, labels.ravel())
+    with torch.no_grad():
+        logits = model(features.tokens).permute(0, 2, 3, 1).reshape(-1, CLASSES).double()
+    loss = float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels.ravel()).long()))
+    least = log_loss(labels.ravel(), best.predict_proba(code))
+    assert 0.05 < least < loss + 1e-6 < 1.005 * least + 1e-6, "classes overlap, and the optimum is reached"
+    assert (logits.argmax(dim=1).numpy() == best.predict(code)).mean() > 0.99
 
 
 def test_the_same_seed_gives_the_same_probe_and_another_seed_another():

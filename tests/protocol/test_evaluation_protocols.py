@@ -21,8 +21,9 @@ OTHER_VALUES = {
     "matching": "many-to-one",
     "match_on": "train",
     "absent_classes": "zero",
+    "label_resize": "floor",
 }
-NEEDED = {"eval_width": "extent=squash,"}
+NEEDED = dict.fromkeys(("eval_width", "label_resize"), "extent=squash,")
 """What a change asks for beside it."""
 
 
@@ -65,7 +66,8 @@ def test_stego322_differs_by_its_side_only():
 
 
 def test_every_protocol_has_a_summary_and_answers_to_its_id():
-    assert protocol_names() == sorted(SUMMARIES) == ["full@2", "stego320@2", "stego322@2"]
+    names = ["full@2", "hummingbird504@1", "hummingbird@1", "neco@1", "stego320@2", "stego322@2"]
+    assert protocol_names() == sorted(SUMMARIES) == names
     for name in protocol_names():
         assert get_protocol(name).id == name
 
@@ -81,6 +83,9 @@ def test_every_protocol_has_a_summary_and_answers_to_its_id():
         ("stego320@2[crf.channels=bgr,crf.truncate=true]", "4c916068a9a3be6d"),
         ("stego320@2[extent=squash,score_side=100,absent_classes=zero,crf=none]", "1036e41f4f4e69a7"),
         ("full@2", "f22fae8128f7ce5f"),
+        ("hummingbird@1", "3b199ee510bb03c3"),
+        ("hummingbird504@1", "36b8fc2ba35bf990"),
+        ("neco@1", "7dc57fa951370f52"),
     ],
 )
 def test_the_hash_of_a_frozen_protocol_never_changes(name, digest):
@@ -198,6 +203,7 @@ def test_a_change_to_the_same_value_is_no_change():
         ("stego320@2[train_side=96]", "no field 'train_side'"),
         ("stego320@2[positions=timm]", "no field 'positions'"),
         ("stego320@2[eval_width=640]", "`eval_width` is for extent = squash"),
+        ("stego320@2[label_resize=floor]", "`label_resize` is for extent = squash"),
         ("full@2[score_side=100]", "`score_side` is for extent = square or squash"),
         ("stego320@2[flip=maybe]", r"Expected `bool`, got `str` - at `\$\.flip`"),
         ("stego320@2[flip]", r"Expected `bool`, got `str` - at `\$\.flip`"),

@@ -29,6 +29,7 @@ def measure_features(
     seeds: int = 1,
     out: str | Path = "results",
     device: str = "auto",
+    force: bool = False,
     plugins: Sequence[str | Path] = (),
     **options: Any,
 ) -> list[FeatureRecord]:
@@ -46,6 +47,7 @@ def measure_features(
         seeds: how many, from 0.
         out: where records go; what has one is read from it.
         device: ``cpu``, ``cuda``, …; ``auto`` is a GPU where there is one.
+        force: measure again what has a record.
         plugins: folders of further plugins.
         options: ``measures``, ``clusters``, ``low_shot``, ``pca_dims`` and the other fields of
             `uss_bench.results.feature_record.FeatureSettings`; ``protocol``, ``training``, ``limit``,
@@ -76,5 +78,6 @@ def measure_features(
         seeds=range(seeds),
         device=pick_device(device),
         out=Path(out),
+        force=force,
     )
     return [record for _, record in found]

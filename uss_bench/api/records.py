@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from uss_bench.errors import UsageError, did_you_mean
+from uss_bench.errors import UsageError
 from uss_bench.evaluation.scoring import score
 from uss_bench.evaluation.scoring import score_row as score_row_of
-from uss_bench.evaluation.taxonomies import merge_counts
+from uss_bench.evaluation.taxonomies import find_taxonomy, merge_counts
 from uss_bench.plugins.registry import Registry
 from uss_bench.plugins.specs import TaxonomySpec
 from uss_bench.protocol import ExtraClusters
@@ -59,7 +59,7 @@ def records(
         for configuration in gather(entries)
         for entry in configuration.entries
     }
-    merged = None if taxonomy is None else _find_taxonomy(taxonomy)
+    merged = None if taxonomy is None else find_taxonomy(taxonomy, Registry())
     rows = [
         row
         for entry in entries
@@ -78,19 +78,6 @@ _CHECKPOINTS: tuple[Checkpoint, ...] = ("last", "selected")
 _MERGED = ("taxonomy", "classes", "extra_clusters")
 _OVERALL = ("accuracy", "miou", "clusters_used")
 _PER_CLASS = ("class", "iou", "precision", "recall")
-
-
-def _find_taxonomy(name: str) -> tuple[str, TaxonomySpec]:
-    """Return the dataset that has a taxonomy, and the taxonomy."""
-    registry = Registry()
-    known = {
-        taxonomy.name: (spec.name, taxonomy)
-        for spec in (registry.dataset(one)[0] for one in registry.names("datasets"))
-        for taxonomy in spec.taxonomies
-    }
-    if name not in known:
-        raise UsageError(f"There is no taxonomy '{name}'.", hint=did_you_mean(name, known))
-    return known[name]
 
 
 def _rows(

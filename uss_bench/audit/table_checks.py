@@ -14,6 +14,8 @@ from uss_bench.audit.record_checks import AGAIN, CodeOf, check_record, is_stale,
 from uss_bench.errors import DataError
 from uss_bench.plugins.specs import decode_toml
 from uss_bench.results.collection import Entry
+from uss_bench.results.feature_counts import counts_path
+from uss_bench.results.feature_record import SUFFIX
 from uss_bench.results.files import read_record, record_files
 
 STALE = "stale.toml"
@@ -82,6 +84,7 @@ def _listed(path: Path) -> list[str]:
 
 def _orphans(folders: Sequence[Path], paths: Sequence[Path]) -> Iterator[AuditFinding]:
     known = {path.with_suffix(".npz") for path in paths}
+    known |= {counts_path(path) for folder in folders for path in folder.glob(f"**/*{SUFFIX}")}
     for path in sorted({path for folder in folders for path in folder.glob("**/*.npz")} - known):
         yield wrong(path, "no record stands beside it", "delete it, or restore its JSON")
 

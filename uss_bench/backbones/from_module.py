@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from uss_bench.backbones.checks import checked_name, only_tokens, patch_grid
 from uss_bench.backbones.trainable import nothing_trainable
-from uss_bench.backbones.weights import digest_state
+from uss_bench.backbones.weights import digest_state, parameter_count
 from uss_bench.contracts import BackboneInfo, TrainablePart
 from uss_bench.errors import ContractError
 
@@ -65,7 +65,9 @@ class ModuleBackbone:
         side = _PROBE * patch
         with torch.random.fork_rng():
             dim = self(torch.zeros(1, 3, side, side), ["tokens"])["tokens"].shape[1]
-        self.info = BackboneInfo(name=name, patch=patch, dim=dim, mean=mean, std=std)
+        # A network that was not found, inside another function, cannot be counted either.
+        parameters = parameter_count(*self._modules) if self._modules else None
+        self.info = BackboneInfo(name=name, patch=patch, dim=dim, parameters=parameters, mean=mean, std=std)
 
     def to(self, device: torch.device) -> ModuleBackbone:
         """Move to `device`, in place, and return self."""

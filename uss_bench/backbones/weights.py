@@ -144,6 +144,12 @@ def normalization(
     return tensors["mean"], tensors["std"], {key: used[key] for key in used if used[key] != usual[key]}
 
 
+def parameter_count(*modules: nn.Module) -> int:
+    """Return how many numbers the parameters of `modules` are, each counted once."""
+    found = {weight for module in modules for weight in module.parameters()}
+    return sum(weight.numel() for weight in found)
+
+
 def pixel_statistics(mean: Tensor, std: Tensor) -> dict[str, Any]:
     """Return the fields of a `BackboneInfo` that say what pixels are normalized with."""
     return {"mean": tuple(mean.flatten().tolist()), "std": tuple(std.flatten().tolist())}

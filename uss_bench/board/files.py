@@ -10,6 +10,7 @@ from uss_bench.board.model import Board
 from uss_bench.files.owned import OwnedFiles
 
 _LATEX = "latex/"
+BACKBONES = "backbones.html"
 _README = """\
 # Boards
 
@@ -27,25 +28,27 @@ formula has an apostrophe in front.
 """
 
 
-def contents(boards: Sequence[Board], home: Path) -> dict[str, bytes]:
+def contents(boards: Sequence[Board], home: Path, backbones: str = "") -> dict[str, bytes]:
     """Return every file of the folder, by its name in it: a function of the boards and of nothing else.
 
     Args:
         home: the folder itself, which links to records are relative to.
+        backbones: the page of backbones; '' where none was measured.
     """
     texts = {
         **{f"{_LATEX}{board.slug}.tex": latex.render(board) for board in boards},
         **({f"{_LATEX}overview.tex": overview} if (overview := latex.render_overview(boards)) else {}),
         "settings.csv": sheets.configurations(boards),
         "records.csv": sheets.records(boards, home),
-        "board.html": page.render(boards, home),
+        "board.html": page.render(boards, home, backbones=bool(backbones)),
+        **({BACKBONES: backbones} if backbones else {}),
         "README.md": f"{_README}\n{markdown.render(boards)}",
     }
     return {name: text.encode() for name, text in texts.items()}
 
 
 def write(files: Mapping[str, bytes], home: Path) -> None:
-    """Write the files, and remove the LaTeX tables of boards that no longer exist.
+    """Write the files, and remove LaTeX tables, or the page of backbones, that no record gives any more.
 
     Raises:
         UsageError: when one would replace a file that uss-bench did not write.
@@ -63,7 +66,9 @@ def outdated(files: Mapping[str, bytes], home: Path) -> list[str]:
 
 
 def _superfluous(files: Mapping[str, bytes], owned: OwnedFiles) -> list[str]:
-    return [name for name in owned.owned() if name.startswith(_LATEX) and name not in files]
+    return [
+        name for name in owned.owned() if (name.startswith(_LATEX) or name == BACKBONES) and name not in files
+    ]
 
 
 def _read(path: Path) -> bytes | None:

@@ -25,11 +25,12 @@ from uss_bench.runtime.pages import environment
 _ASSETS = Path(__file__).parent / "assets"
 
 
-def render(boards: Sequence[Board], home: Path) -> str:
+def render(boards: Sequence[Board], home: Path, *, backbones: bool = False) -> str:
     """Return the page.
 
     Args:
         home: the folder that the page will lie in; links to records are relative to it.
+        backbones: whether the page of backbones lies beside it.
     """
     script = (_ASSETS / "board.js").read_text(encoding="utf-8")
 
@@ -41,6 +42,7 @@ def render(boards: Sequence[Board], home: Path) -> str:
         .get_template("board.html")
         .render(
             boards=boards,
+            backbones=backbones,
             headline=headline(boards),
             choices={
                 "dataset": sorted({board.key.dataset for board in boards}),

@@ -24,7 +24,7 @@ from uss_bench.experiment.setup import data_fingerprint
 from uss_bench.plots.colors import IGNORED, cluster_colors
 from uss_bench.plugins.registry import Registry
 from uss_bench.protocol import Protocol
-from uss_bench.results.record import Refinement, RunRecord
+from uss_bench.results.record import DatasetId, Refinement
 
 IMAGES = 5
 _SIDE = 100
@@ -35,7 +35,7 @@ def with_pictures(board: Board, registry: Registry) -> Board:
     """Return the board with strips of pictures, where its dataset is generated and still the same."""
     first = board.rows[0].configuration.entries[0]
     record = first.record
-    dataset = _dataset(record, registry)
+    dataset = generated_dataset(record.cell.dataset, registry)
     if dataset is None:
         return board
     split, limit = record.cell.dataset.test_split, record.cell.dataset.limit
@@ -57,9 +57,8 @@ def with_pictures(board: Board, registry: Registry) -> Board:
     return replace(board, strips=tuple(strips))
 
 
-def _dataset(record: RunRecord, registry: Registry) -> Dataset | None:
-    """Return the generated dataset that the record was made on, or None."""
-    data = record.cell.dataset
+def generated_dataset(data: DatasetId, registry: Registry) -> Dataset | None:
+    """Return the dataset of a record, if it is generated and still the same, or None."""
     try:
         spec, plugin = registry.dataset(data.name)
         if not spec.generated:

@@ -50,6 +50,21 @@ def resize(array: np.ndarray, height: int, width: int, filter: Filter) -> np.nda
     return np.asarray(picture.resize((width, height), _RESAMPLING[filter])).astype(array.dtype, copy=False)
 
 
+def resize_floor(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (H, W, …) as torch's mode ``nearest`` does: row i is row ⌊i · H / height⌋.
+
+    The ratio is rounded to float32, as there, so that the product may fall short of a whole number.
+    """
+    rows, columns = (
+        np.floor(np.arange(size, dtype=np.float32) * np.float32(cells / size))
+        .astype(np.int64)
+        .clip(max=cells - 1)
+        for size, cells in zip((height, width), array.shape[:2], strict=True)
+    )
+    resized: np.ndarray = array[rows[:, None], columns]
+    return resized
+
+
 def resize_short_side(array: np.ndarray, side: int, filter: Filter) -> np.ndarray:
     """Resize so that the short side is `side` pixels and the aspect ratio stays."""
     height, width = array.shape[:2]
@@ -305,9 +320,14 @@ class TransformedImages(Sequence[np.ndarray]):
 def scored_label(label: np.ndarray, protocol: Protocol) -> np.ndarray:
     """Return the part of a label map (H, W) that a protocol scores, at the size at which it is scored.
 
-    Whole images are scored as they are; otherwise labels are resized NEAREST, whatever the images are.
+    Whole images are scored as they are; otherwise labels are resized by `Protocol.label_resize`, whatever the
+    images are.
     """
-    return scored_area(label, protocol, "nearest")
+    if protocol.label_resize == "nearest":
+        return scored_area(label, protocol, "nearest")
+    if protocol.label_resize == "nearest-floor":
+        label = resize(label, *protocol.input_size, "nearest")
+    return resize_floor(label, *protocol.score_size)
 
 
 def scored_area(array: np.ndarray, protocol: Protocol, filter: Filter) -> np.ndarray:

@@ -36,6 +36,7 @@ from uss_bench.evaluation.upsampling import Predicts
 from uss_bench.features.inputs import assemble
 from uss_bench.protocol import Protocol
 from uss_bench.results.arrays import stack_maps
+from uss_bench.results.sparse_counts import SparseBuilder, SparseCounts
 from uss_bench.runtime import progress
 
 PANEL_IMAGES = 12
@@ -184,15 +185,15 @@ class Evaluator:
         return [np.asarray(total) for total in totals]
 
     @torch.no_grad()
-    def pixel_counts(self, states: Sequence[Predicts]) -> list[np.ndarray]:
-        """Count predictions at pixels as `evaluate` does, but without CRF: int64 (K, C) per state.
+    def pixel_counts(self, states: Sequence[Predicts]) -> list[SparseCounts]:
+        """Count predictions at pixels as `evaluate` does, but without CRF, of each state.
 
-        All states are scored in one pass over the images. Nothing is kept per image, and K logits per pixel
-        exist for a band of rows at a time where the code is upsampled and not the logits.
+        All states are scored in one pass over the images. K logits per pixel exist for a band of rows at a
+        time, or for an image where the logits are upsampled bilinearly.
         """
         methods = [ValidatedMethod(state, self.method_name) for state in states]
-        totals: list[np.ndarray | int] = [0] * len(states)
-        by_band = self.protocol.upsample == "code"
+        counts: list[SparseBuilder] = [SparseBuilder() for _ in states]
+        by_band = self.protocol.upsample != "logits"
         read = progress.track(
             self._scenes(), total=-(-len(self) // self.batch_size), label="predict and count"
         )
@@ -202,8 +203,8 @@ class Evaluator:
                 maps = logits_of(predicted, batch, mirrored, sizes, self.protocol)
                 for scene, found in zip(scenes, maps, strict=True):
                     prediction = (found[0].long() if by_band else found.argmax(dim=0)).cpu().numpy()
-                    totals[position] += count(prediction, scene.label, method.clusters, self.n_classes)
-        return [np.asarray(total) for total in totals]
+                    counts[position].add(count(prediction, scene.label, method.clusters, self.n_classes))
+        return [one.counts() for one in counts]
 
     def unlabeled(self, indices: Sequence[int]) -> Iterator[tuple[Batch, Batch | None]]:
         """Yield what a method reads of some images, a batch at a time, and of their mirror images or None."""

@@ -10,8 +10,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from uss_bench.errors import UsageError
+from uss_bench.errors import UsageError, did_you_mean
+from uss_bench.plugins.registry import Registry
 from uss_bench.plugins.specs import TaxonomySpec
+
+
+def find_taxonomy(name: str, registry: Registry) -> tuple[str, TaxonomySpec]:
+    """Return the dataset that has a taxonomy, and the taxonomy.
+
+    Raises:
+        UsageError: when none has it.
+    """
+    known = {
+        taxonomy.name: (spec.name, taxonomy)
+        for spec in (registry.dataset(one)[0] for one in registry.names("datasets"))
+        for taxonomy in spec.taxonomies
+    }
+    if name not in known:
+        raise UsageError(f"There is no taxonomy '{name}'.", hint=did_you_mean(name, known))
+    return known[name]
 
 
 def merge_counts(counts: np.ndarray, classes: Sequence[str], taxonomy: TaxonomySpec) -> np.ndarray:
@@ -24,15 +41,21 @@ def merge_counts(counts: np.ndarray, classes: Sequence[str], taxonomy: TaxonomyS
     Raises:
         UsageError: when the taxonomy is no coarsening of these classes: one that it merges is not among them.
     """
-    place = {name: index for index, name in enumerate(classes)}
-    needed = [source for sources in taxonomy.classes.values() for source in sources]
-    if missing := [name for name in needed if name not in place]:
+    table = class_table(classes, taxonomy)
+    columns = [counts[..., table == place].sum(axis=-1) for place in range(len(taxonomy.classes))]
+    return np.stack(columns, axis=-1)
+
+
+def class_table(classes: Sequence[str], taxonomy: TaxonomySpec) -> np.ndarray:
+    """Return the class of a taxonomy that each of these classes counts as, int64 (C,); -1 for a dropped one.
+
+    Raises:
+        UsageError: when the taxonomy is no coarsening of these classes.
+    """
+    target = {source: place for place, all in enumerate(taxonomy.classes.values()) for source in all}
+    if missing := [name for name in target if name not in classes]:
         raise UsageError(
             f"'{taxonomy.name}' merges classes that these counts do not tell apart, such as '{missing[0]}'.",
             hint="Counts can be merged, never split: run on the dataset that has the classes.",
         )
-    columns = [
-        counts[..., [place[source] for source in sources]].sum(axis=-1)
-        for sources in taxonomy.classes.values()
-    ]
-    return np.stack(columns, axis=-1)
+    return np.array([target.get(name, -1) for name in classes])

@@ -32,8 +32,11 @@ def pixel_logits(method: Predicts, code: Tensor, size: tuple[int, int], upsample
     """Bring one code (1, d, h, w) to logits (1, K, H, W): upsampled at once, classified in bands.
 
     Args:
-        upsample: `code`, before the classifier, or `logits`, after it.
+        upsample: `code`, before the classifier, or `logits`, after it; `nearest`: logits, without
+            interpolation.
     """
+    if upsample == "nearest":
+        return F.interpolate(method.classify(code), size=size, mode="nearest")
     if upsample == "logits":
         return F.interpolate(method.classify(code), size=size, mode="bilinear", align_corners=False)
     code = F.interpolate(code, size=size, mode="bilinear", align_corners=False)
@@ -46,6 +49,8 @@ def native_logits(method: Predicts, code: Tensor, size: tuple[int, int], upsampl
 
     A code of 64 channels takes half a gigabyte at 1024×2048 pixels; a band takes 32 MB.
     """
+    if upsample == "nearest":
+        return F.interpolate(method.classify(code), size=size, mode="nearest")
     values = method.classify(code) if upsample == "logits" else code
     height, width = size
     rows = max(1, _BAND_VALUES // (values.shape[1] * width))

@@ -11,14 +11,23 @@ import msgspec
 import torch
 
 from uss_bench.errors import UsageError
+from uss_bench.experiment.backbone_cost import backbone_cost
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.experiment.feature_measures import FeatureMeasurement
+from uss_bench.experiment.feature_picture import SHOWN, feature_picture
 from uss_bench.experiment.setup import Loaded
 from uss_bench.features.store import FeatureStore
-from uss_bench.files.atomic import atomic_write, not_written
+from uss_bench.files.atomic import atomic_write, not_written, write_together
 from uss_bench.files.json_file import read_json
 from uss_bench.plugins.registry import Registry
-from uss_bench.results.feature_record import LABELED, FeatureRecord, FeatureSettings, feature_path
+from uss_bench.results.feature_counts import counts_path, pack_counts
+from uss_bench.results.feature_record import (
+    LABELED,
+    FeatureRecord,
+    FeatureSettings,
+    feature_path,
+    picture_path,
+)
 from uss_bench.results.provenance import environment
 from uss_bench.runtime import progress
 
@@ -34,6 +43,7 @@ def measure_backbones(
     device: torch.device,
     out: Path,
     command: str = "",
+    force: bool = False,
 ) -> Iterator[tuple[Path, FeatureRecord]]:
     """Yield the record of each backbone, block and seed, and where it lies; measured where there is none.
 
@@ -42,6 +52,7 @@ def measure_backbones(
     Args:
         blocks: blocks whose tokens are measured, from 1, or from the end with a minus; an empty list is all
             blocks, None the backbone's own ``tokens``.
+        force: measure again what has a record.
 
     Raises:
         UsageError: for a wrong name or setting, or a block that a backbone does not have.
@@ -53,21 +64,28 @@ def measure_backbones(
         one = msgspec.structs.replace(asked, backbone=backbone)
         first = FeatureMeasurement(one, settings, registry, loaded=loaded)
         found += [first] if blocks is None else _by_block(first, blocks)
+    checked = False
     for measurement in found:
         store: FeatureStore | None = None
         for seed in seeds:
             cell = measurement.cell(seed)
             path = feature_path(out, cell)
-            if path.exists():
+            if path.exists() and not force:
                 progress.log(f"Measured before: {path}")
                 yield path, read_json(path, FeatureRecord, "record of features")
                 continue
+            if not checked:
+                measurement.setup.check_scored_splits(training=measurement.labels is not None)
+                checked = True
             store = store or _store(measurement, [one.facet for one in found], device)
-            record = _measured(measurement, store, seed, command)
+            record, counts = _measured(measurement, store, seed, command)
             content = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+            picture = _picture(measurement, store) if seed == seeds[0] else None
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                atomic_write(path, content)
+                if picture is not None:
+                    atomic_write(picture_path(path), picture)
+                write_together([(counts_path(path), counts), (path, content)])
             except OSError as error:
                 raise not_written(path, error) from None
             yield path, record
@@ -102,12 +120,25 @@ def _store(measurement: FeatureMeasurement, facets: Sequence[str], device: torch
     return setup.open_store(device, aliases={"tokens": measurement.facet})
 
 
-def _measured(measurement: FeatureMeasurement, store: FeatureStore, seed: int, command: str) -> FeatureRecord:
+def _picture(measurement: FeatureMeasurement, store: FeatureStore) -> bytes | None:
+    """Return the picture of the first test images, where it may be shown: of generated ones."""
+    setup = measurement.setup
+    items = setup.evaluation_items()
+    if not setup.dataset_spec.generated or items.whole:
+        return None
+    features = store.open(items, ["tokens"])
+    return feature_picture([features[index]["tokens"] for index in range(min(SHOWN, len(items)))])
+
+
+def _measured(
+    measurement: FeatureMeasurement, store: FeatureStore, seed: int, command: str
+) -> tuple[FeatureRecord, bytes]:
+    """Return the record of one seed, and its counts as a file."""
     setup, started, before = measurement.setup, time.monotonic(), store.encoded
-    rows = measurement.measure(store, seed)
+    found = measurement.measure(store, seed)
     setup.check_unchanged()
     cell = measurement.cell(seed)
-    return FeatureRecord(
+    record = FeatureRecord(
         id=cell.id,
         cell=cell,
         labels_used=[name for name in measurement.settings.measures if name in LABELED],
@@ -115,7 +146,9 @@ def _measured(measurement: FeatureMeasurement, store: FeatureStore, seed: int, c
         channels=setup.backbone.info.dim,
         patch=setup.backbone.patch,
         images=len(setup.test_images),
-        rows=rows,
+        rows=[row for row, _ in found],
+        cost=backbone_cost(store, setup.evaluation_items()[0], measurement.facet),
+        notes=list(setup.asked.notes),
         left_out=measurement.left_out,
         encoded_items=store.encoded - before,
         seconds=round(time.monotonic() - started, 3),
@@ -123,3 +156,4 @@ def _measured(measurement: FeatureMeasurement, store: FeatureStore, seed: int, c
         command=command,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+    return record, pack_counts([counts for _, counts in found])

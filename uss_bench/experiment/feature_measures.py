@@ -3,12 +3,18 @@
 K-means and its controls are the methods `dino`, `pca` and `debias`, trained and predicted as `uss-bench run`
 does, so that k-means with K = C is the baseline of the boards, before the CRF. Over-clustering gives
 each cluster its most frequent class. In-context retrieval and the linear probe learn from labels.
+
+Two protocols are conventions of other papers, and a measure that they define is theirs: k-means under
+`neco@1` (`uss_bench.experiment.neco`), retrieval under `hummingbird@1`, where pixels without a label teach
+class 0 and predicted classes are matched with classes, as the released code has it.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,22 +27,25 @@ import torch
 from torch import Tensor
 
 from uss_bench.contracts import Batch, Labels
-from uss_bench.data.geometry import TransformedImages
+from uss_bench.data.geometry import TransformedImages, resize_floor
 from uss_bench.data.subset import Subset, SubsetLabels
 from uss_bench.errors import DataError, UsageError, blame
 from uss_bench.evaluation.evaluator import Evaluator
 from uss_bench.evaluation.scoring import score, score_row
 from uss_bench.evaluation.upsampling import Predicts
 from uss_bench.experiment.cells import CellSpec
+from uss_bench.experiment.neco import neco_clusterings
 from uss_bench.experiment.probe import ProbeConfiguration, Probed, targets, train_probe
 from uss_bench.experiment.setup import Loaded, Setup, resolve
 from uss_bench.features.store import FeatureStore
 from uss_bench.nn.retrieval import memory_bank
 from uss_bench.nn.some_items import ReadsBatches, SomeItems
 from uss_bench.plugins.registry import Registry
-from uss_bench.protocol import Matching
+from uss_bench.protocol import Matching, Protocol, get_protocol
 from uss_bench.results.feature_record import LABELED, FeatureCell, FeatureRow, FeatureSettings, Measure
+from uss_bench.results.sparse_counts import SparseCounts
 from uss_bench.runtime import progress
+from uss_bench.runtime.formatting import plural
 from uss_bench.runtime.seeding import derive_seed, seed_everything
 from uss_bench.training.clock import Clock
 from uss_bench.training.context import RunContext
@@ -44,6 +53,10 @@ from uss_bench.training.context import RunContext
 BASELINE = "dino"
 """The method whose k-means is run on the features as they are, and whose training images all measures use."""
 _METHODS: dict[Measure, str] = {"pca": "pca", "position-free": "debias"}
+NECO = "neco"
+HUMMINGBIRD = ("hummingbird", "hummingbird504")
+CONVENTIONS = (NECO, *HUMMINGBIRD)
+"""Names of the protocols that also say how a measure is taken, and what training images look like."""
 _FEWEST_IMAGES = 4
 """A share of the labeled images that is smaller says more of the draw than of the features."""
 
@@ -60,10 +73,11 @@ class _Task:
     share: int = 1
     draw: int = 0
 
-    def scored(self, counts: np.ndarray, setup: Setup) -> Iterator[FeatureRow]:
+    def scored(self, found: SparseCounts, setup: Setup) -> Iterator[FeatureRow]:
+        counts = found.sum()
         absent, n_classes = setup.protocol.absent_classes, counts.shape[1]
         for measure, matching in self.rows:
-            found = (
+            scores = (
                 score(counts, absent_classes=absent, class_of_cluster=range(n_classes))
                 if matching is None
                 else score(counts, absent_classes=absent, matching=matching)
@@ -77,7 +91,7 @@ class _Task:
                 share=self.share,
                 draw=self.draw,
                 train_images=self.train_images,
-                scores=score_row(found),
+                scores=score_row(scores),
             )
 
 
@@ -114,6 +128,7 @@ class FeatureMeasurement:
             )
         self.labels = self.setup.train_labels() if set(settings.measures) & set(LABELED) else None
         self.left_out: list[str] = []
+        self._check_clusters()
 
     def of_facet(self, facet: str) -> FeatureMeasurement:
         """Return the same measurement of another facet, whose store serves it as ``tokens``."""
@@ -138,8 +153,8 @@ class FeatureMeasurement:
             seed=seed,
         )
 
-    def measure(self, store: FeatureStore, seed: int) -> list[FeatureRow]:
-        """Return the rows of all measures under one seed."""
+    def measure(self, store: FeatureStore, seed: int) -> list[tuple[FeatureRow, SparseCounts]]:
+        """Return the rows of all measures under one seed, each with the counts that it was scored from."""
         items = self.setup.evaluation_items()
         evaluator = Evaluator(
             method_name="features",
@@ -153,19 +168,29 @@ class FeatureMeasurement:
             pool=None,
             device=store.device,
         )
-        rows: list[FeatureRow] = []
+        rows: list[tuple[FeatureRow, SparseCounts]] = []
         self.left_out.clear()
+        if self._too_many:
+            self.left_out.append(self._too_many)
         with tempfile.TemporaryDirectory(prefix="uss-bench-") as scratch:
             for group in (self._unlabeled(store, seed, Path(scratch)), *self._labeled(store, seed)):
                 tasks = list(group)
                 counts = evaluator.pixel_counts([task.make() for task in tasks]) if tasks else []
                 for task, found in zip(tasks, counts, strict=True):
-                    rows += task.scored(found, self.setup)
+                    rows += [(row, found) for row in task.scored(found, self.setup)]
         order = {name: place for place, name in enumerate(self.settings.measures)}
-        return sorted(rows, key=lambda row: order[row.measure])
+        return sorted(rows, key=lambda pair: order[pair[0].measure])
 
     def _resolved(self, method: str, **params: Any) -> Setup:
-        asked = msgspec.structs.replace(self._asked, method=method, preset=None, params=params)
+        protocol = get_protocol(self._asked.protocol) if self._asked.protocol else None
+        conventional = {} if protocol is None or protocol.name not in CONVENTIONS else training_of(protocol)
+        asked = msgspec.structs.replace(
+            self._asked,
+            method=method,
+            preset=None,
+            params=params,
+            training={**conventional, **self._asked.training},
+        )
         setup = resolve(asked, self._registry, self._loaded)
         if setup.protocol.match_on != "test":
             raise UsageError(
@@ -175,29 +200,72 @@ class FeatureMeasurement:
         protocol = msgspec.structs.replace(setup.protocol, crf=None)
         return dataclasses.replace(setup, protocol=protocol)
 
+    def _check_clusters(self) -> None:
+        """Hold the numbers of clusters against the patches that they are made of.
+
+        Raises:
+            UsageError: when there are fewer patches than clusters that were asked for.
+        """
+        n_classes = len(self.setup.dataset.classes)
+        asked = self.settings.clusters
+        self._numbers = sorted(set(asked or [n_classes, 2 * n_classes, 100, 300, 500]))
+        self._too_many = ""
+        if "over-clustering" not in self.settings.measures:
+            return
+        own = self.setup.protocol.name != NECO
+        items = self.setup.training_items() if own else self.setup.evaluation_items()
+        cells = [side // self.setup.backbone.patch for side in items.size]  # of whole images about so many
+        patches = items.unflipped * math.prod(cells)
+        too_many = [number for number in self._numbers if number > patches]
+        if not too_many:
+            return
+        there = f"{plural(items.unflipped, 'image')} of {patches} patches in all"
+        numbers = ", ".join(map(str, too_many))
+        if asked:
+            raise UsageError(
+                f"{there}, and over-clustering was asked for with K = {numbers}.",
+                hint="Ask for fewer clusters with --clusters, or give more images.",
+            )
+        self._numbers = [number for number in self._numbers if number <= patches]
+        self._too_many = f"Over-clustering with K = {numbers}: {there}."
+
     def _unlabeled(self, store: FeatureStore, seed: int, scratch: Path) -> Iterator[_Task]:
         """Yield the k-means and their controls, which see no label."""
         settings, measures = self.settings, self.settings.measures
         n_classes, images = len(self.setup.dataset.classes), len(self.setup.train_images)
+        one_to_one: Matching = "iou" if self.setup.protocol.matching == "iou" else "hungarian"
         rows: dict[int, list[tuple[Measure, Matching | None]]] = {}
         if "kmeans" in measures:
-            rows[n_classes] = [("kmeans", "hungarian")]
+            rows[n_classes] = [("kmeans", one_to_one)]
         if "over-clustering" in measures:
-            for clusters in sorted(set(settings.clusters or [n_classes, 2 * n_classes, 100, 300, 500])):
+            for clusters in self._numbers:
                 rows.setdefault(clusters, []).append(("over-clustering", "many-to-one"))
 
         def trained(method: str, **params: Any) -> Callable[[], Predicts]:
             setup = self._resolved(method, steps=settings.kmeans_steps, **params)
             return lambda: train_here(setup, store, seed, scratch)
 
-        for clusters, wanted in rows.items():
-            yield _Task(trained(BASELINE, clusters=clusters), wanted, images, clusters)
+        if rows and self.setup.protocol.name == NECO:
+            items = self.setup.evaluation_items()
+            generator = torch.Generator().manual_seed(derive_seed(seed, NECO))
+            progress.log(f"k-means: {NECO}, K = {', '.join(map(str, sorted(rows)))}")
+            found = neco_clusterings(store.open(items, ["tokens"]), rows, generator)
+            for clusters, wanted in rows.items():
+                yield _Task(
+                    functools.partial(found.__getitem__, clusters),
+                    wanted,
+                    len(self.setup.test_images),
+                    clusters,
+                )
+        else:
+            for clusters, wanted in rows.items():
+                yield _Task(trained(BASELINE, clusters=clusters), wanted, images, clusters)
         if "pca" in measures:
             for dim in sorted({min(dim, self.setup.backbone.info.dim) for dim in settings.pca_dims}):
                 make = trained("pca", dim=dim)
-                yield _Task(make, [("pca", "hungarian")], images, n_classes, dim)
+                yield _Task(make, [("pca", one_to_one)], images, n_classes, dim)
         if "position-free" in measures:
-            yield _Task(trained("debias"), [("position-free", "hungarian")], images, n_classes)
+            yield _Task(trained("debias"), [("position-free", one_to_one)], images, n_classes)
 
     def _labeled(self, store: FeatureStore, seed: int) -> Iterator[Iterator[_Task]]:
         """Yield what learns from labels, by the share of labeled images."""
@@ -221,13 +289,30 @@ class FeatureMeasurement:
         assert self.labels is not None, "only with labels"
         settings = self.settings
         problem = _LabeledImages.of(self.setup, store, self.labels, images)
-        makers: dict[Measure, Callable[[], Predicts]] = {
-            "retrieval": lambda: problem.bank(settings, derive_seed(seed, "memory bank", share, draw)),
-            "probe": lambda: problem.probe(settings, seed),
+        convention = self.setup.protocol.name in HUMMINGBIRD
+        bank_seed = derive_seed(seed, "memory bank", share, draw)
+        makers: dict[Measure, tuple[Callable[[], Predicts], Matching | None]] = {
+            "retrieval": (
+                lambda: problem.bank(settings, bank_seed, convention),
+                "iou" if convention else None,
+            ),
+            "probe": (lambda: problem.probe(settings, seed), None),
         }
-        for measure, make in makers.items():
+        for measure, (make, matching) in makers.items():
             if measure in settings.measures:
-                yield _Task(make, [(measure, None)], len(images), share=share, draw=draw)
+                yield _Task(make, [(measure, matching)], len(images), share=share, draw=draw)
+
+
+def training_of(protocol: Protocol) -> dict[str, Any]:
+    """Return the training geometry under which training images look as test images do, of squashed ones."""
+    height, width = protocol.input_size
+    return {
+        "side": height,
+        "width": width,
+        "fit": "squash",
+        "resize": protocol.resize,
+        "crops": "none",
+    }
 
 
 def train_here(setup: Setup, store: FeatureStore, seed: int, scratch: Path) -> Predicts:
@@ -267,11 +352,13 @@ class _LabeledImages:
         features = SomeItems(store.open(whole, ["tokens"]), rows)
         return cls(some, features, SubsetLabels(labels, images), len(setup.dataset.classes))
 
-    def bank(self, settings: FeatureSettings, seed: int) -> Predicts:
+    def bank(self, settings: FeatureSettings, seed: int, convention: bool) -> Predicts:
         try:
             return memory_bank(
                 self.features,
-                lambda row: targets(self.items, self.labels, [row])[0],
+                self._void_as_first_class
+                if convention
+                else lambda row: targets(self.items, self.labels, [row])[0],
                 self.n_classes,
                 torch.Generator().manual_seed(seed),
                 size=settings.bank_size,
@@ -280,6 +367,11 @@ class _LabeledImages:
             )
         except ValueError as error:
             raise DataError(f"The memory bank is empty: {error}.") from None
+
+    def _void_as_first_class(self, row: int) -> Tensor:
+        """Return the labels of an item as open-hummingbird has them, int64 (H, W)."""
+        label = resize_floor(self.labels.label(self.items.source(row)[0]), *self.items.size)
+        return torch.from_numpy(np.maximum(label, 0).astype(np.int64))
 
     def probe(self, settings: FeatureSettings, seed: int) -> Predicts:
         configuration = ProbeConfiguration(

@@ -115,14 +115,17 @@ class Setup:
         read = [aux_channel(name)[0] for name in named if name.startswith("aux:")]
         return sorted({*read, *self.maps})
 
-    def check_scored_splits(self) -> None:
+    def check_scored_splits(self, *, training: bool = False) -> None:
         """Read the images and labels that the run is scored on, in a process of its own, and tell of them.
+
+        Args:
+            training: read those of the training split too, whatever the protocol.
 
         Raises:
             DataError: for the first file that is damaged or does not fit, before any work is done.
         """
         splits = [self.dataset.test_split]
-        splits += [self.dataset.train_split] * (self.protocol.match_on == "train")
+        splits += [self.dataset.train_split] * (training or self.protocol.match_on == "train")
         for split in splits:
             report = check_split_apart(
                 self.dataset,

@@ -1,4 +1,7 @@
-"""Euclidean k-means as PiCIE and MDC use it: Lloyd's on a sample, then running means over batches."""
+"""Euclidean k-means: Lloyd's on a sample, as faiss has it, and running means over batches, as in PiCIE.
+
+Memory beside the points is bounded: distances exist for a piece of them at a time.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,35 @@ _SPLIT = 1 / 1024
 """By what share the two halves of a cluster that is split differ from it, as in faiss."""
 
 
+_PIECE = 2**24
+"""Distances that exist at once: 64 MB of float32."""
+
+
 def nearest(points: Tensor, centroids: Tensor) -> Tensor:
     """Return the index of the nearest of centroids (K, D) for each of points (M, D): int64 (M,)."""
-    return (2 * points @ centroids.T - centroids.square().sum(dim=1)).argmax(dim=1)
+    norms = centroids.square().sum(dim=1)
+    pieces = points.split(max(1, _PIECE // len(centroids)))
+    return torch.cat([(2 * piece @ centroids.T - norms).argmax(dim=1) for piece in pieces])
+
+
+def inertia(points: Tensor, centroids: Tensor) -> float:
+    """Return the sum of the squared distances of points (M, D) to the nearest of centroids (K, D)."""
+    own = nearest(points, centroids)
+    pieces = zip(*(one.split(max(1, _PIECE // points.shape[1])) for one in (points, own)), strict=True)
+    return sum(float((piece - centroids[mine]).square().sum(dtype=torch.float64)) for piece, mine in pieces)
 
 
 def sums_and_counts(points: Tensor, own: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     """Return the sum (K, D) and the number, float64 (K,), of the points of each cluster."""
-    # A product and not a scattered sum, which would add in any order on a GPU.
-    member = torch.nn.functional.one_hot(own, clusters)
-    return member.to(points.dtype).T @ points, member.sum(dim=0).double()
+    sums = torch.zeros(clusters, points.shape[1], dtype=points.dtype, device=points.device)
+    counts = torch.zeros(clusters, dtype=torch.float64, device=points.device)
+    size = max(1, _PIECE // clusters)
+    for piece, mine in zip(points.split(size), own.split(size), strict=True):
+        # A product and not a scattered sum, which would add in any order on a GPU.
+        member = piece.new_zeros(len(piece), clusters).scatter_(1, mine[:, None], 1)
+        sums += member.T @ piece
+        counts += member.sum(dim=0, dtype=torch.float64)
+    return sums, counts
 
 
 @torch.no_grad()

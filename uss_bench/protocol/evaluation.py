@@ -81,7 +81,7 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     they belong to the protocol all the same, because a table must state one of each.
     """
 
-    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ()
+    ADDED_FIELDS: ClassVar[tuple[str, ...]] = ("label_resize",)
 
     name: str
     version: int
@@ -100,8 +100,9 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     flip: bool = True
     """Average the code of an image and of its mirror image."""
-    upsample: Literal["code", "logits"] = "code"
-    """What is upsampled bilinearly to pixels: the code before the classifier, or its logits."""
+    upsample: Literal["code", "logits", "nearest"] = "code"
+    """What is upsampled bilinearly to pixels: the code before the classifier, or its logits; `nearest`: each
+    pixel has the logits of the patch that its upper left corner lies in."""
     alpha: Annotated[float, msgspec.Meta(gt=0, le=1e5)] = 2.0
     """log-softmax(alpha × logits) goes into the CRF; a method's spec may override it."""
     crf: CrfParams | None = CrfParams()
@@ -116,6 +117,9 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whose labels match clusters to classes: those of the split that is scored, or of the training split."""
     absent_classes: AbsentClasses = "skip-empty-union"
     """A class that is neither there nor predicted: left out of the mean IoU, or counted as 0."""
+    label_resize: Literal["nearest", "floor", "nearest-floor"] = "nearest"
+    """Which label a scored pixel has: that under its center (`nearest`, Pillow's), that under its upper left
+    corner (`floor`, torch's), or by center at the input's size and then by corner (`nearest-floor`)."""
 
     def __post_init__(self) -> None:
         if self.matching == "precision":  # of a cluster's pixels, the class with most has the best precision
@@ -126,6 +130,8 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("`eval_width` is for extent = squash")
         if self.score_side is not None and self.extent == "whole":
             raise ValueError("`score_side` is for extent = square or squash: whole images keep their size")
+        if self.label_resize != "nearest" and self.extent != "squash":
+            raise ValueError("`label_resize` is for extent = squash")
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -190,12 +196,44 @@ _BUILT_IN = {
     "full@2": Protocol(
         name="full", version=2, extent="whole", resize="bicubic", crf=CrfParams(reference_side=320)
     ),
+    **{
+        f"{name}@1": Protocol(
+            name=name,
+            version=1,
+            extent="squash",
+            eval_side=side,
+            resize="bilinear",
+            flip=False,
+            crf=None,
+            matching="iou",
+            absent_classes="zero",
+            label_resize="floor",
+        )
+        for name, side in {"hummingbird": 512, "hummingbird504": 504}.items()
+    },
+    "neco@1": Protocol(
+        name="neco",
+        version=1,
+        extent="squash",
+        eval_side=448,
+        score_side=100,
+        resize="bilinear",
+        flip=False,
+        upsample="nearest",
+        crf=None,
+        matching="iou",
+        absent_classes="zero",
+        label_resize="nearest-floor",
+    ),
     "stego320@2": Protocol(name="stego320", version=2),
     "stego322@2": Protocol(name="stego322", version=2, eval_side=322),
 }
 
 SUMMARIES = {
     "full@2": "whole images, antialiased, every pixel scored at native resolution; for any patch",
+    "hummingbird@1": "retrieval as open-hummingbird scores it: 512 × 512, squashed, every pixel",
+    "hummingbird504@1": "the same at 504 pixels, for backbones of patch 14",
+    "neco@1": "over-clustering as Leopart and NeCo score it: 448 × 448, squashed, masks of 100 × 100",
     "stego320@2": "the common lineage: NEAREST resize, 320 center crop, flip-averaged code, dense CRF",
     "stego322@2": "the same at 322 pixels, for backbones of patch 14",
 }

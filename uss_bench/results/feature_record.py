@@ -1,16 +1,19 @@
 """Measures of a backbone's features, as they are stored: one file per backbone, data set, protocol and seed.
 
 They are no results of unsupervised methods, so their files end in ``.features.json`` and no board ranks them
-beside runs.
+beside runs: they have a page of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from uss_bench.errors import DataError
+from uss_bench.files.json_file import read_json
 from uss_bench.protocol import Matching, TrainingGeometry
 from uss_bench.results.record import BackboneId, DatasetId, ScoreRow, digest_of
 
@@ -91,7 +94,7 @@ class FeatureRow(_Part, frozen=True, kw_only=True):
     """The denominator n of the share 1/n of labeled images."""
     draw: int = 0
     train_images: int
-    """That it learned from, with labels or without."""
+    """That it learned from, with labels or without; under ``neco@1`` k-means learns from the test split."""
     scores: ScoreRow
 
     @property
@@ -105,6 +108,19 @@ class FeatureRow(_Part, frozen=True, kw_only=True):
         if self.share > 1:
             words.append(f"1/{self.share}")
         return " ".join(words)
+
+
+class BackboneCost(_Part, frozen=True, kw_only=True):
+    """What one image of the scored size costs."""
+
+    parameters: int | None
+    """None where the backbone does not say."""
+    size: tuple[int, int]
+    """Height and width of the image in pixels."""
+    flops: int
+    """Of convolutions, matrix products and attention, a multiplication and an addition being two."""
+    seconds: float
+    """Of the fastest of several passes: processor time of all threads; on a GPU, time on the wall."""
 
 
 class FeatureRecord(_Part, frozen=True, kw_only=True):
@@ -121,6 +137,9 @@ class FeatureRecord(_Part, frozen=True, kw_only=True):
     images: int
     """That were scored."""
     rows: list[FeatureRow]
+    cost: BackboneCost | None = None
+    """None in records of earlier versions."""
+    notes: list[str] = []
     left_out: list[str] = []
     """Sentences about what was asked for and cannot be measured here."""
     encoded_items: int = 0
@@ -131,7 +150,24 @@ class FeatureRecord(_Part, frozen=True, kw_only=True):
     created: str = ""
 
 
+def picture_path(record: Path) -> Path:
+    """Return where the picture of the features lies, beside their record."""
+    return record.with_name(record.name.removesuffix(SUFFIX) + ".features.png")
+
+
 def feature_path(out: Path, cell: FeatureCell) -> Path:
     """Return where the measures of a cell belong."""
     facet = "" if cell.facet == "tokens" else f"-{cell.facet.replace('@', '')}"
     return Path(out) / cell.dataset.name / f"{cell.backbone.name}{facet}-s{cell.seed}-{cell.id[:12]}{SUFFIX}"
+
+
+def read_feature_records(folders: Iterable[Path]) -> tuple[list[tuple[Path, FeatureRecord]], list[str]]:
+    """Return the records of features below `folders`, by path, and a sentence about each that is damaged."""
+    found: list[tuple[Path, FeatureRecord]] = []
+    broken: list[str] = []
+    for path in sorted({path for folder in folders for path in Path(folder).rglob(f"*{SUFFIX}")}):
+        try:
+            found.append((path, read_json(path, FeatureRecord, "record of features")))
+        except DataError as error:
+            broken.append(str(error))
+    return found, broken

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from uss_bench.evaluation.scoring import match_all, matched_rows
 from uss_bench.protocol import Protocol
 from uss_bench.results.record import UNMATCHED
+from uss_bench.results.sparse_counts import SparseCounts
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -31,26 +33,33 @@ class Resampled:
     """float64 (R, C)."""
 
 
-def resample(counts: np.ndarray, protocol: Protocol, *, resamples: int = 1000, seed: int = 0) -> Resampled:
+def resample(
+    counts: np.ndarray | SparseCounts, protocol: Protocol, *, resamples: int = 1000, seed: int = 0
+) -> Resampled:
     """Score `resamples` bootstrap samples of the images, each matched anew.
 
     The draws depend on the number of images, `resamples` and `seed` only: two methods on the same
     images meet the same draws, and their differences are paired.
 
     Args:
-        counts: integer (N, K, C), pixels per image, cluster and class.
+        counts: integer (N, K, C), pixels per image, cluster and class, or sparse.
         protocol: states matching, extra clusters and absent classes, as in `score_under`.
 
     Raises:
         ValueError: when counts are not (N, K, C) with N >= 1, or negative.
     """
-    _check(counts)
+    present: np.ndarray | csr_array
+    if not isinstance(counts, SparseCounts):
+        _check(counts)
     images, clusters, classes = counts.shape
-    flat = counts.reshape(images, clusters * classes)
-    # Most pairs of cluster and class never meet in any image; a column of zeros stays one.
-    met = np.flatnonzero(flat.any(axis=0))
-    # Sums of integers are exact in float64 below 2**53 pixels, and BLAS multiplies nothing else fast.
-    present = flat[:, met].astype(np.float64)
+    if isinstance(counts, SparseCounts):
+        present, met = counts.matrix(), np.arange(clusters * classes)
+    else:
+        flat = counts.reshape(images, clusters * classes)
+        # Most pairs of cluster and class never meet in any image; a column of zeros stays one.
+        met = np.flatnonzero(flat.any(axis=0))
+        # Sums of integers are exact in float64 below 2**53 pixels, and BLAS multiplies nothing else fast.
+        present = flat[:, met].astype(np.float64)
     rows = max(1, _BLOCK_BYTES // (8 * (images + clusters * classes)))
     parts = []
     for weights in _draws(images, resamples, seed, rows):
@@ -60,15 +69,26 @@ def resample(counts: np.ndarray, protocol: Protocol, *, resamples: int = 1000, s
     return _join(parts)
 
 
-def leave_one_out(counts: np.ndarray, protocol: Protocol) -> Resampled:
+def leave_one_out(counts: np.ndarray | SparseCounts, protocol: Protocol) -> Resampled:
     """Score the N sets that lack one image each, matched anew: the jackknife.
 
     Args:
-        counts: integer (N, K, C).
+        counts: integer (N, K, C), or sparse.
 
     Raises:
         ValueError: see `resample`.
     """
+    if isinstance(counts, SparseCounts):
+        total = counts.sum()
+        rows = max(1, _BLOCK_BYTES // (8 * total.size))
+        starts = range(0, counts.shape[0], rows)
+        sets = (
+            np.stack(
+                [total - counts.image(index) for index in range(start, min(start + rows, counts.shape[0]))]
+            )
+            for start in starts
+        )
+        return _join([score_many(one.astype(np.float64), protocol) for one in sets])
     _check(counts)
     whole = counts.sum(axis=0, dtype=np.int64)
     rows = max(1, _BLOCK_BYTES // (8 * whole.size))

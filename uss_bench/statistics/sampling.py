@@ -16,6 +16,7 @@ import numpy as np
 
 from uss_bench.protocol import Protocol
 from uss_bench.results.scores import Metric
+from uss_bench.results.sparse_counts import SparseCounts
 from uss_bench.statistics.resampling import Resampled, leave_one_out, resample, score_many
 
 COLUMN: dict[Metric, int] = {"accuracy": 0, "miou": 1}
@@ -46,19 +47,23 @@ class Sampling:
 
     @classmethod
     def of(
-        cls, counts: Sequence[np.ndarray], protocol: Protocol, resamples: int = 1000, seed: int = 0
+        cls,
+        counts: Sequence[np.ndarray] | Sequence[SparseCounts],
+        protocol: Protocol,
+        resamples: int = 1000,
+        seed: int = 0,
     ) -> Sampling:
         """Score, resample and leave out.
 
         Args:
-            counts: per seed, integer (N, K, C), images in the same order.
+            counts: per seed, integer (N, K, C) or sparse, images in the same order.
 
         Raises:
             ValueError: when there is no seed, or the seeds differ in shape.
         """
         if len({one.shape for one in counts}) != 1:
             raise ValueError("one or more seeds of the same images, clusters and classes are needed")
-        whole = [score_many(one.sum(axis=0, dtype=np.float64)[None], protocol) for one in counts]
+        whole = [score_many(_total(one)[None], protocol) for one in counts]
         drawn = [_table(resample(one, protocol, resamples=resamples, seed=seed)) for one in counts]
         left_out = [_table(leave_one_out(one, protocol)) for one in counts]
         scores = np.concatenate([_table(one) for one in whole])
@@ -109,19 +114,28 @@ def estimate(score: float, drawn: np.ndarray, left_out: np.ndarray) -> Corrected
     return CorrectedScore(2 * score - float(drawn.mean()), (bootstrap + jackknife) / 2)
 
 
-def too_few(counts: np.ndarray, metric: Metric) -> bool:
+def too_few(counts: np.ndarray | SparseCounts, metric: Metric) -> bool:
     """Tell whether an interval over these images is likely to miss more often than it says.
 
     That is so below thirty images, and for the mIoU when a class lies in fewer than five: its IoU
     weighs as much as every other.
 
     Args:
-        counts: integer (N, K, C).
+        counts: integer (N, K, C), or sparse.
     """
-    if len(counts) < _FEWEST_IMAGES:
+    if counts.shape[0] < _FEWEST_IMAGES:
         return True
-    with_class = counts.any(axis=1).sum(axis=0)
+    if isinstance(counts, SparseCounts):
+        with_class = counts.images_with_class()
+    else:
+        with_class = counts.any(axis=1).sum(axis=0)
     return metric == "miou" and bool((with_class[with_class > 0] < _FEWEST_WITH_A_CLASS).any())
+
+
+def _total(counts: np.ndarray | SparseCounts) -> np.ndarray:
+    if isinstance(counts, SparseCounts):
+        return counts.sum().astype(np.float64)
+    return np.asarray(counts.sum(axis=0, dtype=np.float64))
 
 
 def _table(scores: Resampled) -> np.ndarray:

@@ -62,7 +62,7 @@ class DenseSift:
         refuse_weights(weights, spec.name)
         check_card(spec, patch=_PATCH, dim=_CELLS**2 * _BINS)
         self.name = spec.name
-        self.info = BackboneInfo(name=self.name, patch=_PATCH, dim=_CELLS**2 * _BINS)
+        self.info = BackboneInfo(name=self.name, patch=_PATCH, dim=_CELLS**2 * _BINS, parameters=0)
         layout = [_PATCH, _CENTER, _CELLS, _CELL, _BINS]
         definition = ["dense_sift@1", layout, _SCALE, _CAMERA_BLUR, _CLIP, _LUMA, _FLOOR]
         self.sha256 = hashlib.sha256(json.dumps(definition).encode()).hexdigest()

@@ -84,7 +84,7 @@ class PatchStats:
         self.name = spec.name
         definition = ["patchstats@1", _PATCH, _BINS, _SHARPNESS, _WINDOWS, _OPPONENT, _STANDARD, _FLOOR]
         self.sha256 = hashlib.sha256(json.dumps(definition).encode()).hexdigest()
-        self.info = BackboneInfo(name=self.name, patch=_PATCH, dim=_CHANNELS)
+        self.info = BackboneInfo(name=self.name, patch=_PATCH, dim=_CHANNELS, parameters=0)
         self._opponent = torch.tensor(_OPPONENT).view(3, 3, 1, 1)
         self._offset, self._scale = (_per_channel(i) for i in (0, 1))
 

@@ -18,6 +18,7 @@ from uss_bench.backbones.weights import (
     digest_with,
     load_state_dict,
     normalization,
+    parameter_count,
     pixel_statistics,
     trunk_of,
 )
@@ -75,7 +76,11 @@ class ResNet50:
         self._mean, self._std, own = normalization(spec)
         self.sha256 = digest_with(digest, **own, **({} if stride == 32 else {"stride": stride}))
         self.info = BackboneInfo(
-            name=self.name, patch=stride, dim=network.num_features, **pixel_statistics(self._mean, self._std)
+            name=self.name,
+            patch=stride,
+            dim=network.num_features,
+            parameters=parameter_count(network),
+            **pixel_statistics(self._mean, self._std),
         )
 
     def to(self, device: torch.device) -> ResNet50:

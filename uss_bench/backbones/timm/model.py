@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,13 +28,14 @@ from .official import by_timm_names
 from .positions import adopt_grid
 
 
-def build_vit(name: str, weights: Path | None) -> tuple[Any, str]:
+def build_vit(name: str, weights: Path | None, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """Return the plain ViT that timm calls `name`, frozen, in evaluation mode, and its digest.
 
     Args:
         name: a name of timm's, with or without a tag: ``vit_small_patch8_224.dino``.
         weights: the file to load strictly; None takes the weights that the hub has for `name`. The
             digest is that of the file, or that of the tensors when they come from the hub.
+        options: further arguments of the network.
 
     Raises:
         UsageError: when timm does not know `name`, or it is not a plain ViT.
@@ -43,7 +44,7 @@ def build_vit(name: str, weights: Path | None) -> tuple[Any, str]:
     if not timm.is_model(name):
         raise UsageError(f"timm has no model '{name}'.", hint=_suggest(name))
     try:
-        model = timm.create_model(name, num_classes=0)
+        model = timm.create_model(name, num_classes=0, **(options or {}))
     except RuntimeError as error:  # timm's answer to a tag that it does not know
         raise UsageError(f"timm cannot build '{name}': {error}.", hint=_suggest(name)) from None
     _require_plain(model, name)
@@ -61,7 +62,7 @@ def build_vit(name: str, weights: Path | None) -> tuple[Any, str]:
 
 def _from_hub(name: str) -> Any:
     try:
-        with _offline_unless_reachable() as silent:
+        with offline_unless_reachable() as silent:
             return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # what a failed download raises depends on the hub's client and its version
         reason = f"{silent} does not answer" if silent else first_line(str(error) or type(error).__name__)
@@ -72,7 +73,7 @@ def _from_hub(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _offline_unless_reachable() -> Iterator[str]:
+def offline_unless_reachable() -> Iterator[str]:
     """Let the hub's client use its cache alone while the hub takes no connection; give the host's name then.
 
     The client itself tries for a minute before it looks into its cache.

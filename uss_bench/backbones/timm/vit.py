@@ -17,11 +17,12 @@ from uss_bench.backbones.checks import check_card, checked_name, patch_grid
 from uss_bench.backbones.downloads import check_digest, find_weights
 from uss_bench.backbones.facets import Facet, parse_facet
 from uss_bench.backbones.trainable import WholeNetwork
-from uss_bench.backbones.weights import digest_with, normalization, pixel_statistics
+from uss_bench.backbones.weights import digest_with, normalization, parameter_count, pixel_statistics
 from uss_bench.contracts import BackboneInfo, Batch, TrainablePart
 from uss_bench.errors import UsageError
 from uss_bench.plugins.specs import BackboneSpec
 
+from .hub import find_source
 from .model import build_vit
 from .positions import Grid, PositionEmbedding, Rule, own_rule
 
@@ -36,7 +37,8 @@ class TimmViT:
 
     Args:
         spec: the plugin's spec, or that of a card which names this plugin as its adapter.
-        model: name of a plain ViT in timm, with or without a tag: ``vit_small_patch8_224.dino``.
+        model: name of a plain ViT in timm, with or without a tag: ``vit_small_patch8_224.dino``; or a
+            name with a prefix, see `find_source`.
         positions: who interpolates the position embedding, see `interpolate_positions`; None: what the
             spec says, or else the network's own code. A rotary network has none to interpolate.
         weights: a ``.safetensors``, ``.pth`` or ``.pt`` file, by the names of timm or of the DINO
@@ -59,9 +61,10 @@ class TimmViT:
         weights: Path | None = None,
         name: str | None = None,
     ) -> None:
-        self.name = checked_name(name or (spec.name if spec.adapter else model))
         file = find_weights(spec, weights)
-        self._model, self.sha256 = build_vit(model, file)
+        source = find_source(model, with_weights=file is None)
+        self.name = checked_name(name or (spec.name if spec.adapter else source.name))
+        self._model, self.sha256 = build_vit(source.model, file or source.weights, source.options)
         if file is not None and (name is None or weights is None):
             check_digest(spec, file, self.sha256)
         self.patch: int = self._model.patch_embed.patch_size[0]
@@ -69,11 +72,11 @@ class TimmViT:
         self._rule: Rule = positions or spec.positions or own_rule(self._model)
         self.positions = self._rule if self._model.pos_embed is not None else ""
         self._embed = PositionEmbedding(self._model, self._rule)
-        config = self._model.pretrained_cfg
+        config = {**self._model.pretrained_cfg, **source.pixels}
         self._mean, self._std, own = normalization(
             spec, config.get("mean") or IMAGENET_DEFAULT_MEAN, config.get("std") or IMAGENET_DEFAULT_STD
         )
-        self.sha256 = digest_with(self.sha256, **own)
+        self.sha256 = digest_with(self.sha256, **own, **source.pixels)
         of_class_token = ("cls", "cls_attention@i") if self._model.cls_token is not None else ()
         self.info = BackboneInfo(
             name=self.name,
@@ -82,6 +85,7 @@ class TimmViT:
             blocks=len(self._model.blocks),
             heads=self._model.blocks[0].attn.num_heads,
             prefix=self._model.num_prefix_tokens,
+            parameters=parameter_count(self._model),
             facets=("tokens", *(f"{kind}@i" for kind in _OF_BLOCKS), *of_class_token),
             **pixel_statistics(self._mean, self._std),
         )

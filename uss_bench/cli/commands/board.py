@@ -71,17 +71,21 @@ def build(
     out: Path,
     check: bool,
 ) -> None:
-    """Write board.html, README.md, settings.csv, records.csv and latex/*.tex.
+    """Write board.html, README.md, settings.csv, records.csv and latex/*.tex; and backbones.html of features.
 
     The same records and claims give the same bytes, so the files can be committed and checked. Files that
     uss-bench did not write, or that were changed since, are neither replaced nor deleted.
     """
-    from uss_bench.board import files
+    from uss_bench.board import backbone_page, files
     from uss_bench.board.pictures import with_pictures
     from uss_bench.errors import RegressionError
+    from uss_bench.results.feature_record import read_feature_records
 
     boards = _boards(_configurations(folders, registry), claims, registry, labels)
-    contents = files.contents([with_pictures(board, registry) for board in boards], out)
+    features, broken = read_feature_records(folders)
+    warn_skipped(broken)
+    backbones = backbone_page.render(features, out, registry) if features else ""
+    contents = files.contents([with_pictures(board, registry) for board in boards], out, backbones)
     if not check:
         files.write(contents, out)
         click.echo(

@@ -52,7 +52,10 @@ def _numbers(command: Any) -> Any:
 
 @click.command("features", epilog=EPILOG, short_help="Measure the features of backbones.")
 @click.argument("backbones", nargs=-1, metavar="BACKBONE...")
-@click.option("--dataset", required=True, metavar="NAME", help="uss-bench ls datasets")
+@click.option("--dataset", metavar="NAME", help="uss-bench ls datasets")
+@click.option(
+    "--plan", type=PATH, metavar="FILE", help="Measure what a TOML file names, in place of options but --out."
+)
 @data_options
 @click.option("--weights", type=PATH, metavar="FILE", help="Weights, of one backbone.")
 @click.option("--backbone-name", metavar="NAME", help="What to call the backbone with these weights.")
@@ -84,13 +87,18 @@ def _numbers(command: Any) -> Any:
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
 )
+@click.option("--force", is_flag=True, help="Measure again what has a record.")
+@click.option(
+    "--taxonomy", metavar="NAME", help="Score under other classes of the data set: uss-bench info DATASET."
+)
 @device_option
 @out_option("Where the measures are written. Default: results.")
 @common
 def command(
     registry: Registry,
     backbones: tuple[str, ...],
-    dataset: str,
+    dataset: str | None,
+    plan: Path | None,
     root: Path | None,
     classes: str | None,
     data_pairs: tuple[str, ...],
@@ -107,6 +115,8 @@ def command(
     seeds: int,
     seed: int,
     form: Literal["table", "csv", "json"],
+    force: bool,
+    taxonomy: str | None,
     device: str,
     out: Path,
     **numbers: int,
@@ -117,9 +127,25 @@ def command(
     features without what position explains see no label before matching. In-context retrieval and the linear
     probe learn from the labels of the training split; they stand apart and are never ranked with the others.
 
-    All measures share one extraction. Each backbone and seed leaves a file NAME.features.json, which no board
-    reads; what has one is not measured again.
+    All measures share one extraction. Each backbone and seed leaves a file NAME.features.json, of which
+    board build makes a page of its own; what has one is not measured again.
     """
+    import msgspec
+
+    from uss_bench.cli.output.features import MeasuredFeatures, as_csv, as_text
+    from uss_bench.evaluation.taxonomies import find_taxonomy
+    from uss_bench.experiment.backbone_features import measure_backbones
+    from uss_bench.experiment.feature_plan import measure_plan
+    from uss_bench.results.feature_counts import read_counts
+    from uss_bench.runtime.device import pick_device
+
+    owner, merged = ("", None) if taxonomy is None else find_taxonomy(taxonomy, registry)
+    if form == "json" and merged:
+        raise UsageError("--taxonomy is for tables: a record states the classes that it was measured with.")
+    if merged and dataset not in (None, owner):
+        raise UsageError(
+            f"'{taxonomy}' merges classes of '{owner}', and counts of '{dataset}' are no counts of it."
+        )
     if weights is not None and len(backbones) != 1:
         raise UsageError("--weights belong to one backbone; name it, and no other.")
     settings = FeatureSettings(
@@ -130,24 +156,18 @@ def command(
         **numbers,
     )
     chosen = None if blocks is None else () if blocks == "all" else _listed(blocks, "--blocks", None)
-    asked = CellSpec(
-        method="dino",
-        dataset=dataset,
-        data=collect_data(root, classes, data_pairs),
-        weights=None if weights is None else str(weights),
-        backbone_name=backbone_name,
-        protocol=protocol,
-        training=parse_pairs(training_pairs, "--training"),
-        limit=limit,
-    )
-    import msgspec
-
-    from uss_bench.cli.output.features import as_csv, as_text
-    from uss_bench.experiment.backbone_features import measure_backbones
-    from uss_bench.runtime.device import pick_device
-
-    found = list(
-        measure_backbones(
+    if dataset is not None and plan is None:
+        asked = CellSpec(
+            method="dino",
+            dataset=dataset,
+            data=collect_data(root, classes, data_pairs),
+            weights=None if weights is None else str(weights),
+            backbone_name=backbone_name,
+            protocol=protocol,
+            training=parse_pairs(training_pairs, "--training"),
+            limit=limit,
+        )
+        measured = measure_backbones(
             asked,
             backbones or (None,),
             settings,
@@ -157,15 +177,29 @@ def command(
             device=pick_device(device),
             out=out,
             command=shlex.join(["uss-bench", *sys.argv[1:]]),
+            force=force,
         )
-    )
-    records = [record for _, record in found]
-    if form == "csv":
-        click.echo(as_csv(records), nl=False)
-    elif form == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(records), indent=1).decode())
+    elif plan is not None and dataset is None and not backbones:
+        measured = measure_plan(plan, registry, device=pick_device(device), out=out, force=force)
     else:
-        click.echo(as_text(records))
+        raise UsageError(
+            "Nothing says what to measure, or two things do.",
+            hint="Give --dataset NAME, or --plan FILE alone.",
+        )
+    found = list(measured)
+    records = [record for _, record in found]
+    if form == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(records), indent=1).decode())
+        return
+    counted = [MeasuredFeatures(record, read_counts(path, len(record.rows))) for path, record in found]
+    if merged and any(one.counts is None for one in counted):
+        raise UsageError(
+            "A record is older than counts of features, which --taxonomy needs.", hint="Add --force."
+        )
+    if form == "csv":
+        click.echo(as_csv(counted, merged), nl=False)
+    else:
+        click.echo(as_text(counted, merged))
         click.echo("\n" + "\n".join(f"features  {path}" for path, _ in found))
 
 
