@@ -197,10 +197,10 @@ _REQUEST = [
     click.option("--limit", type=COUNT, metavar="N", help="At most N images of each split, evenly spaced."),
     click.option(
         "--feature-dtype",
-        type=click.Choice(["float16", "float32"]),
+        type=click.Choice(["float16", "float32", "int8"]),
         default="float16",
         show_default=True,
-        help="How features are stored.",
+        help="What features are rounded to; int8 has a scale per image and channel.",
     ),
 ]
 

@@ -4,8 +4,8 @@ Features come rounded to the type that they are kept in, whether they are kept o
 not depend on disk space.
 
 On a CPU images go through in float32, eight at a time: more are not faster there. On CUDA features that are
-kept as float16 are computed under float16 autocast, with images in channels-last order, in batches whose size
-is found by trying. A batch that does not fit into memory is halved.
+kept as float16 or int8 are computed under float16 autocast, with images in channels-last order, in batches
+whose size is found by trying. A batch that does not fit into memory is halved.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from uss_bench.contracts import Backbone
 from uss_bench.errors import ContractError, RunError, blame
+from uss_bench.features.quantized import round_to_int8
 from uss_bench.results.record import FeatureDtype
 
 CPU_BATCH = 8
@@ -34,7 +35,7 @@ class Encoder:
     Args:
         dtype: what features are rounded to.
         autocast: compute in float16 where autocast thinks it safe; values then differ in the third digit.
-            None: on CUDA, where they are rounded to float16 anyway.
+            None: on CUDA, where they are rounded to float16 or int8 anyway.
         batch_size: images that go through at once while extracting; None for `CPU_BATCH`, and on
             CUDA for what is found by trying.
     """
@@ -51,7 +52,7 @@ class Encoder:
         self.backbone = backbone
         self.device = device
         self.dtype = dtype
-        self.autocast = device.type == "cuda" and dtype == "float16" if autocast is None else autocast
+        self.autocast = device.type == "cuda" and dtype != "float32" if autocast is None else autocast
         self._batch_size = batch_size
 
     def __call__(self, squares: np.ndarray, facets: Sequence[str]) -> dict[str, Tensor]:
@@ -100,13 +101,13 @@ class Encoder:
         return {facet: self._rounded(facet, given[facet]) for facet in facets}
 
     def _rounded(self, facet: str, value: Tensor) -> Tensor:
-        rounded = value.to(getattr(torch, self.dtype))
+        rounded = value.float() if self.dtype == "int8" else value.to(getattr(torch, self.dtype))
         if not torch.isfinite(rounded).all():
             raise RunError(
                 f"Backbone '{self.backbone.name}' gave '{facet}' that are not finite in {self.dtype}.",
                 hint="Try --feature-dtype float32, and check the weights.",
             )
-        return rounded.float()
+        return round_to_int8(rounded) if self.dtype == "int8" else rounded.float()
 
     def _check(self, facet: str, value: object, images: int) -> None:
         who = f"Backbone '{self.backbone.name}'"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +37,7 @@ class FeatureReader(Features):
         names: canonical facets by the names under which they are served.
         layout: where shards lie; None where nothing can be stored.
         shards: those that are stored.
+        read: reads an item that is streamed; None: from the dataset, every time.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class FeatureReader(Features):
         names: Mapping[str, str],
         layout: Shards | None,
         shards: set[int],
+        read: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.facets = list(names)
         self.stored = layout is not None and len(shards) == layout.count
@@ -56,7 +58,7 @@ class FeatureReader(Features):
         self._layout = layout
         self._shards = shards
         self._rows = StoredRows(layout, shards) if layout is not None else None
-        self._decoded = Prefetcher(items.__getitem__, capacity=ahead(items.size))
+        self._decoded = Prefetcher(read or items.__getitem__, capacity=ahead(items.size))
 
     def __len__(self) -> int:
         return len(self.items)

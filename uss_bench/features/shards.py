@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from uss_bench.errors import DataError
+from uss_bench.features.quantized import pack, packed_bytes, unpack
 from uss_bench.features.verified import Verified, look
 from uss_bench.files.atomic import atomic_write
 from uss_bench.runtime.cores import whole_cores
@@ -58,7 +59,7 @@ class Shards:
     Args:
         folder: the key's folder; facet folders lie in it.
         shapes: shape of one item per facet, channels first.
-        dtype: how values are kept.
+        dtype: how values are kept; int8 as `quantized` says.
         n_items: number of items over all shards.
     """
 
@@ -95,9 +96,16 @@ class Shards:
             return None
         return found if found.digest in (None, found.own_digest()) else None
 
+    @property
+    def array_dtype(self) -> np.dtype[Any]:
+        """Of the arrays that are written."""
+        return np.dtype(np.float32) if self.dtype == np.int8 else self.dtype
+
     def bytes_needed(self) -> int:
-        values = sum(math.prod(shape) for shape in self.shapes.values())
-        return values * self.dtype.itemsize * self.n_items
+        shapes = self.shapes.values()
+        if self.dtype == np.int8:
+            return sum(map(packed_bytes, shapes)) * self.n_items
+        return sum(map(math.prod, shapes)) * self.dtype.itemsize * self.n_items
 
     def bytes_present(self) -> int:
         sidecars = (self.sidecar(facet, shard) for facet in self.shapes for shard in range(self.count))
@@ -150,7 +158,8 @@ class Shards:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 summed = ChecksumWriter(file)
-                np.save(summed, array, allow_pickle=False)
+                packed = pack(torch.from_numpy(array)).numpy() if self.dtype == np.int8 else array
+                np.save(summed, packed, allow_pickle=False)
             partial.replace(path)
             total, squares, positions = channel_sums(array)
             sidecar = Sidecar(
@@ -173,6 +182,7 @@ class StoredRows:
             for facet in layout.shapes
         }
         self._shards = shards
+        self._shapes = dict(layout.shapes) if layout.dtype == np.int8 else {}
 
     def has(self, index: int) -> bool:
         return index // ITEMS_PER_SHARD in self._shards
@@ -181,14 +191,15 @@ class StoredRows:
         """Return items stacked, (B, ...) of `dtype`, on `device`."""
         maps = self._maps[facet]
         first = next(iter(maps.values()))
+        shape = self._shapes.get(facet)
         # On a CPU rows go straight to their place, converted on the way; over a bus they go as they are kept.
-        batch = torch.empty(
-            (len(indices), *first.shape[1:]), dtype=dtype if device.type == "cpu" else first.dtype
-        )
+        as_kept = device.type != "cpu" or shape is not None
+        batch = torch.empty((len(indices), *first.shape[1:]), dtype=first.dtype if as_kept else dtype)
         for place, index in enumerate(indices):
             shard, row = divmod(index, ITEMS_PER_SHARD)
             batch[place].copy_(maps[shard][row])
-        return batch.to(device).to(dtype)
+        batch = batch.to(device)
+        return (batch if shape is None else unpack(batch, shape)).to(dtype)
 
 
 def mapped(path: Path) -> np.ndarray:

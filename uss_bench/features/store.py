@@ -8,7 +8,8 @@ an interrupted extraction continues, and a damaged shard is found when the store
 again. A lock per key lets two processes share a store. Several machines may divide one extraction among
 them (`FeatureStore.extract`): a share takes the lock only to look at a shard and to write it.
 
-fp16 moves a value by at most 5e-4 of it, half of its last bit; float32 is a switch. On CUDA it is also
+fp16 moves a value by at most 5e-4 of it, half of its last bit; float32 is a switch, and so is int8, see
+`quantized`. On CUDA it is also
 the switch for how they are computed: float16 features by autocast, which is part of their key, and float32
 features in float32. Shards beyond the budget are streamed from the backbone instead, through the same
 interface and rounded alike. So are whole images: their features differ in size, and their CRF takes far
@@ -35,6 +36,7 @@ from uss_bench.data.prefetch import read_ahead
 from uss_bench.errors import ContractError, DataError
 from uss_bench.features.building import Builder
 from uss_bench.features.encoder import Encoder
+from uss_bench.features.kept import KeptImages
 from uss_bench.features.reader import FeatureReader
 from uss_bench.features.shards import Shards
 from uss_bench.results.record import FeatureDtype
@@ -55,7 +57,8 @@ class FeatureStore:
         root: folder of the store.
         backbone: the frozen network; its `sha256` and its rule for positions are part of every key.
         dtype: how features are kept on disk; they are served as float32.
-        budget: bytes that one extraction may take on disk; features beyond it are streamed.
+        budget: bytes that one extraction may take on disk; features beyond it are streamed, and their images
+            kept in as many bytes while a process reads them.
         batch_size: images per backbone call while extracting; None for what `Encoder` chooses.
         aliases: facets that are served under other names: ``{"tokens": "tokens@3"}`` lets whatever reads
             ``tokens`` read those of the third block.
@@ -105,7 +108,8 @@ class FeatureStore:
             stored = self._builder(layout, items).complete(self._producer(layout, items))
         else:
             stored = layout.sound_shards()
-        return FeatureReader(self, items, names, layout, stored)
+        read = KeptImages(items, self.root, self.budget) if build and len(stored) < layout.count else None
+        return FeatureReader(self, items, names, layout, stored, read)
 
     def extract(self, items: TransformedImages, facets: Sequence[str], part: int, parts: int) -> None:
         """Build one job's share of what `open` would: of every `parts` shards that follow each other, one.
@@ -198,7 +202,7 @@ class FeatureStore:
         with contextlib.closing(read_ahead(items.__getitem__, indices, depth=2 * size)) as squares:
             for shard, facets in todo.items():
                 count = len(layout.items_of(shard))
-                arrays = {f: np.empty((count, *layout.shapes[f]), self.dtype) for f in facets}
+                arrays = {f: np.empty((count, *layout.shapes[f]), layout.array_dtype) for f in facets}
                 for start in range(0, count, size):
                     batch = list(itertools.islice(squares, min(size, count - start)))
                     for facet, value in self.encode(batch, facets).items():

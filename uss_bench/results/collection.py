@@ -78,6 +78,10 @@ class Configuration:
     def table(self) -> TableKey:
         return TableKey.of(self.cell)
 
+    def unread(self) -> Configuration:
+        """Return the same configuration, whose arrays are read again and go when it goes."""
+        return replace(self, entries=tuple(map(replace, self.entries)))
+
     def counts(self, refinement: Refinement = "crf", checkpoint: Checkpoint = "last") -> list[np.ndarray]:
         """Return the counts of every seed, int64 (N, K, C) each, images in the same order.
 
@@ -202,20 +206,22 @@ def gather(entries: Iterable[Entry]) -> list[Configuration]:
 def with_counts(configurations: Iterable[Configuration], broken: list[str]) -> list[Configuration]:
     """Return configurations of the records whose counts can be read and compared.
 
+    None of them are held: the counts of a large table take more than the memory.
+
     Args:
         broken: receives a sentence about each of the other records.
     """
     found: list[Configuration] = []
     for configuration in configurations:
         sound: list[Entry] = []
-        for entry in configuration.entries:
+        for entry in configuration.unread().entries:
             try:
                 Configuration((*sound[:1], entry), "").counts("raw")
                 sound.append(entry)
             except DataError as error:
                 broken.append(str(error))
         if sound:
-            found.append(replace(configuration, entries=tuple(sound)))
+            found.append(replace(configuration, entries=tuple(sound)).unread())
     return found
 
 

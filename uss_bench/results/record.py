@@ -19,7 +19,7 @@ UNMATCHED = -1
 
 Checkpoint = Literal["last", "selected"]
 Refinement = Literal["raw", "crf"]
-FeatureDtype = Literal["float16", "float32"]
+FeatureDtype = Literal["float16", "float32", "int8"]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100.001)]
 """A mean of shares may exceed 100 in its last bits."""
 

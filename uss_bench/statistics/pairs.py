@@ -33,11 +33,13 @@ class Pairs:
 def pairs(configurations: Sequence[Configuration], refinement: Refinement, *, resamples: int = 1000) -> Pairs:
     """Compare every configuration with every other, each resampled once.
 
+    The counts of one configuration are held at a time.
+
     Raises:
         DataError: when the counts of a record are missing or damaged.
     """
     protocol = configurations[0].records[0].protocol
-    sampled = [Sampling.of(one.counts(refinement), protocol, resamples) for one in configurations]
+    sampled = [Sampling.of(one.unread().counts(refinement), protocol, resamples) for one in configurations]
     order = sorted(range(len(sampled)), key=lambda i: -sampled[i].percent("miou"))
     sampled = [sampled[i] for i in order]
     where = list(combinations(range(len(order)), 2))

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from uss_bench.evaluation.scoring import match_all, matched_rows
 from uss_bench.protocol import Protocol
@@ -48,24 +47,17 @@ def resample(
     Raises:
         ValueError: when counts are not (N, K, C) with N >= 1, or negative.
     """
-    present: np.ndarray | csr_array
     if not isinstance(counts, SparseCounts):
         _check(counts)
     images, clusters, classes = counts.shape
-    if isinstance(counts, SparseCounts):
-        present, met = counts.matrix(), np.arange(clusters * classes)
-    else:
-        flat = counts.reshape(images, clusters * classes)
-        # Most pairs of cluster and class never meet in any image; a column of zeros stays one.
-        met = np.flatnonzero(flat.any(axis=0))
-        # Sums of integers are exact in float64 below 2**53 pixels, and BLAS multiplies nothing else fast.
-        present = flat[:, met].astype(np.float64)
+    columns = _by_class(counts)
     rows = max(1, _BLOCK_BYTES // (8 * (images + clusters * classes)))
     parts = []
     for weights in _draws(images, resamples, seed, rows):
-        totals = np.zeros((len(weights), clusters * classes))
-        totals[:, met] = weights @ present
-        parts.append(score_many(totals.reshape(-1, clusters, classes), protocol))
+        totals = np.zeros((weights.shape[1], clusters, classes))
+        for c, (shown, met, present) in enumerate(columns):
+            totals[:, met, c] = (present @ weights[shown].astype(np.float64)).T
+        parts.append(score_many(totals, protocol))
     return _join(parts)
 
 
@@ -132,15 +124,38 @@ def score_many(totals: np.ndarray, protocol: Protocol) -> Resampled:
     return Resampled(accuracy, miou, iou)
 
 
+def _by_class(counts: np.ndarray | SparseCounts) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return what of each class's counts (N, K) is not zero.
+
+    An image shows a few of the classes, and a class strays into a few of the clusters.
+
+    Returns:
+        The images that show it, the clusters that meet it, and counts of both, float64 (clusters, images):
+        sums of integers are exact in float64 below 2**53 pixels, and BLAS multiplies nothing else fast.
+    """
+    found = []
+    if isinstance(counts, SparseCounts):
+        by_column = counts.matrix().tocsc()
+        for c in range(counts.shape[2]):
+            own = by_column[:, c :: counts.shape[2]]
+            shown, met = (np.unique(places) for places in own.nonzero())
+            found.append((shown, met, own[:, met].toarray()[shown].T.astype(np.float64)))
+        return found
+    in_image, in_cluster = np.asarray(counts.any(axis=1)), np.asarray(counts.any(axis=0))
+    for c in range(counts.shape[2]):
+        shown, met = np.flatnonzero(in_image[:, c]), np.flatnonzero(in_cluster[:, c])
+        found.append((shown, met, counts[shown[:, None], met, c].T.astype(np.float64)))
+    return found
+
+
 def _draws(images: int, resamples: int, seed: int, rows: int) -> Iterator[np.ndarray]:
-    """Yield how often each image is drawn, float64 (at most `rows`, N), in all `resamples` rows."""
+    """Yield how often each image is drawn, uint16 (N, at most `rows`), in all `resamples` rows."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        drawn = rng.integers(0, images, size=(size, images))
-        drawn += np.arange(size)[:, None] * images
-        weights = np.bincount(drawn.ravel(), minlength=size * images)
-        yield weights.reshape(size, images).astype(np.float64)
+        drawn = rng.integers(0, images, size=(min(rows, resamples - start), images))
+        # No image is drawn 2**16 times: fewer images cannot be, and of more the chance is below 1 / 65536!.
+        weights = [np.bincount(one, minlength=images).astype(np.uint16) for one in drawn]
+        yield np.ascontiguousarray(np.stack(weights).T)
 
 
 def _join(parts: list[Resampled]) -> Resampled:
