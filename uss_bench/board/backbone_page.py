@@ -47,7 +47,7 @@ def render(records: Sequence[tuple[Path, FeatureRecord]], home: Path, registry: 
     """Return the page, a function of the records and the pictures beside them.
 
     Args:
-        records: of features, with their paths.
+        records: of features, one or more, with their paths.
         home: the folder that the page will lie in; links to records are relative to it.
         registry: for the cards of backbones, and for the generated images.
     """
@@ -101,13 +101,11 @@ def _gallery(tables: Sequence[FeatureTable], registry: Registry) -> Gallery:
         (table, {row.name: uri for row in table.rows if not row.is_block and (uri := _picture(row))})
         for table in tables
     ]
-    table, pictures = max(
-        pictured, key=lambda one: (len(one[1]), one[0].cell.dataset.name == _SHOWN), default=(None, {})
-    )
+    table, pictures = max(pictured, key=lambda one: (len(one[1]), one[0].cell.dataset.name == _SHOWN))
     names = sorted(rows, key=lambda name: (name not in pictures, name))
     return Gallery(
-        dataset=table.cell.dataset.name if table and pictures else "",
-        images=_images(table, registry) if table and pictures else (),
+        dataset=table.cell.dataset.name if pictures else "",
+        images=_images(table, registry) if pictures else (),
         entries=tuple((rows[name], pictures.get(name, "")) for name in names),
     )
 
