@@ -194,6 +194,28 @@ def test_the_theme_follows_the_system_and_the_button(open_page):
     assert background(light) == before
 
 
+def test_details_are_as_wide_as_their_table(open_page):
+    page = open_page()
+    page.locator(".expand:visible").first.click()
+    right = "one => one.getBoundingClientRect().right"
+    detail = page.locator(".detail:visible").first
+    assert detail.evaluate(right) == pytest.approx(
+        detail.locator("xpath=ancestor::table").evaluate(right), abs=1
+    )
+
+
+def test_on_paper_there_are_no_buttons_and_it_is_light(open_page):
+    page = open_page(color_scheme="dark")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(255, 255, 255)"
+    assert page.locator("button.expand:visible, button.fold:visible, .controls:visible").count() == 0
+    assert page.locator("tr.line:visible").count() == 6
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != background
+
+
 def test_the_page_is_whole_without_scripts(open_page):
     page = open_page(java_script_enabled=False)
     assert page.locator("section.board:visible").count() == 3

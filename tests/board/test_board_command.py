@@ -10,6 +10,7 @@ from board_records import write_runs
 
 from uss_bench.board import compute
 from uss_bench.files.owned import LIST, OwnedFiles
+from uss_bench.results import collection
 from uss_bench.statistics.intervals import Interval
 
 
@@ -80,6 +81,74 @@ def test_check_notices_a_new_record_and_a_table_that_is_no_more(build, records, 
     assert "town-resnet" in said.err
     build()
     assert len(list((tmp_path / "boards" / "latex").glob("*.tex"))) == 1
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often boards were computed; files count as settled at once."""
+    made = []
+    work = compute.boards
+    monkeypatch.setattr(compute, "boards", lambda *args, **options: made.append(1) or work(*args, **options))
+    monkeypatch.setattr("uss_bench.files.status._FINE_NS", 0)
+    monkeypatch.setattr("uss_bench.files.status._COARSE_NS", 0)
+    return made
+
+
+def test_where_nothing_has_changed_nothing_is_computed(build, records, tmp_path, counted):
+    broken = records / "town" / "broken.json"
+    broken.write_text("{}")
+    first = build()
+    assert first.code == 0
+    before = files(tmp_path / "boards")
+    again = build()
+    assert (again.code, again.out, again.err) == (0, first.out, first.err)
+    assert "broken.json" in again.err
+    assert build("--check").code == 0
+    assert len(counted) == 1
+    assert files(tmp_path / "boards") == before
+
+
+@pytest.mark.parametrize("change", ["a record", "a label", "another folder", "a deleted board"])
+def test_any_change_leads_to_a_new_build(build, records, tmp_path, counted, change):
+    build()
+    out = tmp_path / "boards"
+    if change == "a record":
+        write_runs(records, "gamma", 0.4)
+    elif change == "another folder":
+        out = tmp_path / "elsewhere" / "boards"
+    elif change == "a deleted board":
+        (out / "board.html").unlink()
+    assert build(*(("--label", "alpha=ALPHA") if change == "a label" else ()), out=out).code == 0
+    assert len(counted) == 2
+    page = (out / "board.html").read_text(encoding="utf-8")
+    assert ("gamma" in page, "ALPHA" in page) == (change == "a record", change == "a label")
+
+
+def test_an_edited_board_is_kept_also_where_nothing_has_changed(build, tmp_path, counted):
+    build()
+    path = tmp_path / "boards" / "board.html"
+    path.write_text("mine")
+    assert build().code == 2
+    assert build("--check").code == 3
+    assert path.read_text() == "mine"
+
+
+def test_a_build_holds_the_arrays_of_one_table_at_a_time(records, tmp_path, monkeypatch):
+    write_runs(records, "alpha", 0.4, dataset="harbour")
+    entries = collection.read_entries([records])[0]
+    held = []
+    row = compute._row
+    monkeypatch.setattr(
+        compute,
+        "_row",
+        lambda one, *rest: (
+            held.append({each.record.cell.dataset.name for each in entries if "arrays" in vars(each)})
+            or row(one, *rest)
+        ),
+    )
+    compute.boards(collection.counted(collection.gather(entries), []))
+    assert held[1:] == [{"town"}] * 3  # the harbour, which comes before, is forgotten
+    assert not any("arrays" in vars(each) for each in entries)
 
 
 def test_check_of_a_folder_that_is_not_there_fails_and_makes_none(build, tmp_path):

@@ -137,6 +137,13 @@ def test_where_the_data_cannot_tell_it_says_what_would_be_needed(compare, record
     assert "More images or more seeds alone would not either; both are needed." in said.out
 
 
+def test_equal_scores_are_called_the_same(compare, records):
+    (one,), (same,) = records("good", seeds=1), records("good", seeds=1, warmup=5)
+    said = compare(one, same)
+    assert "the data cannot tell" not in said.out
+    assert "mIoU, raw: both score the same." in said.out
+
+
 def test_one_refinement_can_be_asked_for_and_maps_made_elsewhere_have_one(compare, records):
     records("good", crf=False)
     records("poor")

@@ -16,7 +16,7 @@ import torch
 from running import python
 
 from uss_bench import doctor
-from uss_bench.doctor import examine, folders
+from uss_bench.doctor import examine, folders, packages
 from uss_bench.runtime.cores import usable_cores, whole_cores
 
 NAMES = ["python", "packages", "compiler", "CRF, lattice", "GPU", "cache", "results", "temporary", "SLURM"]
@@ -29,8 +29,31 @@ def findings(check) -> dict[str, doctor.DoctorFinding]:
 def test_this_machine_works_and_every_check_is_in_the_table(command, tmp_path):
     said = command("doctor", "--out", tmp_path)
     rows = re.findall(r"^(ok|note|problem) +(\S.*?)  ", said.out, re.MULTILINE)
-    assert {*NAMES, "encoding", "threads"} <= {name for _, name in rows}
+    assert {*NAMES, "notebooks", "hub", "encoding", "threads"} <= {name for _, name in rows}
     assert "problem" not in {state for state, name in rows if name not in ("encoding", "packages")}
+
+
+def test_without_a_kernel_notebooks_are_a_note(monkeypatch):
+    version = metadata.version
+
+    def absent(name: str) -> str:
+        if name == "ipykernel":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    found = findings(packages.check_notebooks())["notebooks"]
+    assert found.state == "note"
+    assert "pip install jupyterlab" in found.advice
+
+
+@pytest.mark.parametrize(("offline", "state"), [(True, "note"), (False, "ok")])
+def test_the_hub_is_a_note_where_it_may_not_be_asked(monkeypatch, offline, state):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/weights/hub")
+    found = findings(packages.check_hub())["hub"]
+    assert found.state == state
+    assert "/weights/hub" in found.found
 
 
 def test_json_says_the_same_and_a_problem_exits_with_1(command, tmp_path, monkeypatch):

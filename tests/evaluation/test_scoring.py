@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linear_sum_assignment
 
-from uss_bench.evaluation.scoring import confusion_matrix, count, match, per_image_oracle, score, score_under
+from uss_bench.evaluation.scoring import (
+    confusion_matrix,
+    count,
+    match,
+    match_all,
+    match_many,
+    per_image_oracle,
+    score,
+    score_under,
+)
 from uss_bench.protocol import get_protocol
 from uss_bench.results.arrays import as_classes
 from uss_bench.results.record import UNMATCHED
@@ -116,6 +125,34 @@ def test_hungarian_is_the_best_of_all_one_to_one_assignments(clusters, classes, 
     expected = [assignment.get(k, UNMATCHED) for k in range(clusters)]
     assert match(counts).tolist() == expected
     assert best == sum(counts[k, c] for k, c in enumerate(expected) if c != UNMATCHED)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=hnp.arrays(
+        np.int64,
+        st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 4)),
+        elements=st.integers(0, 4),  # few values, so that many are equal
+    ),
+    matching=st.sampled_from(["hungarian", "iou", "many-to-one"]),
+    extra=st.sampled_from(["strict", "drop", "merge"]),
+)
+def test_many_sets_are_matched_as_each_by_itself(counts, matching, extra):
+    expected = np.stack([match_all(one, matching, extra) for one in counts])
+    np.testing.assert_array_equal(match_many(counts, matching, extra), expected)
+
+
+def test_a_set_whose_matching_is_plain_is_not_solved(monkeypatch):
+    counts = np.array([[[9, 1, 0], [2, 3, 8], [0, 7, 1]], [[9, 1, 0], [8, 3, 2], [0, 7, 1]]])
+    expected = [match(one) for one in counts]
+    solved = []
+    monkeypatch.setattr(
+        "uss_bench.evaluation.scoring.linear_sum_assignment",
+        lambda worth, **options: solved.append(worth) or linear_sum_assignment(worth, **options),
+    )
+    np.testing.assert_array_equal(match_many(counts, "hungarian", "strict"), expected)
+    assert len(solved) == 1
+    np.testing.assert_array_equal(solved[0], counts[1])
 
 
 def test_many_to_one_gives_each_used_cluster_its_most_frequent_class():

@@ -88,6 +88,18 @@ def test_a_long_title_is_broken_between_words_and_set_smaller():
     assert panels._fitted("dino", 0.8) == ("dino", 7.0)
 
 
+def test_long_titles_of_panels_lie_within_the_figure():
+    tile = np.zeros((8, 8, 3), dtype=np.uint8)
+    titles = ("image", "k-means on tinyvit (clusters=32, standardize=false)\n+ CRF")
+    grid = panels.Grid(tuple((title, (tile,) * 8) for title in titles), (("road", (0, 0, 0)),))
+    canvas = panels.draw(grid)
+    canvas.draw_without_rendering()
+    for text in canvas.texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= canvas.axes[0].get_window_extent().x0
+
+
 def test_panels_are_drawn_from_the_command_line(tmp_path, run, command):
     for method in ("constant", "random"):
         run(method, "tiny")

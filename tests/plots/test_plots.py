@@ -13,9 +13,10 @@ from plot_records import IMAGES, a_cell, put, some_counts
 from scipy import stats
 
 from uss_bench.errors import DataError, UsageError
-from uss_bench.evaluation.scoring import score
+from uss_bench.evaluation.scoring import score, score_row
 from uss_bench.plots import classes, confusion, cost, curves, numbers, overview, sensitivity, style
 from uss_bench.results.collection import Entry, gather, read_entries
+from uss_bench.results.record import CheckpointResult
 from uss_bench.results.selection import Query, describe, names, of_seed, only, select
 from uss_bench.runtime import progress
 
@@ -375,6 +376,20 @@ def test_maps_made_elsewhere_have_no_refined_scores(two_methods):
     entry = Entry(entries[0].path, msgspec.structs.replace(entries[0].record, last=last))
     with pytest.raises(DataError, match="no scores with CRF"):
         classes.draw(gather([entry]), "iou", "crf")
+
+
+@pytest.mark.parametrize("kind", ["classes", "overview", "cost"])
+def test_what_has_no_refined_scores_is_left_out_and_named(tmp_path, command, kind):
+    for method in ("random", "stego"):
+        put(tmp_path, a_cell(method), some_counts(0))
+    only_raw = CheckpointResult(step=None, raw=score_row(score(some_counts(1))), crf=None)
+    put(tmp_path, a_cell("dino"), some_counts(1), last=only_raw, selected=only_raw)
+    said = command("plot", kind, "--records", tmp_path, "--out", tmp_path / "figure.pdf")
+    assert said.code == 0, said.err
+    assert "Left out, without scores with CRF: dino." in said.err
+    raw = command("plot", kind, "--records", tmp_path, "--out", tmp_path / "figure.pdf", "--raw")
+    assert raw.code == 0, raw.err
+    assert "Left out" not in raw.err
 
 
 # --- Command line --------------------------------------------------------------------------------

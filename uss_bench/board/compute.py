@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from uss_bench.board.model import SCORES, Board, Curve, Measure, Row, Run, Score
 from uss_bench.board.published import Published, published
@@ -33,7 +34,7 @@ _Sampled = Mapping[Refinement, Sampling]
 
 
 def boards(
-    configurations: Sequence[Configuration],
+    configurations: Iterable[Configuration],
     claims: Sequence[Claim] = (),
     *,
     is_stale: IsStale = lambda cell: False,
@@ -50,7 +51,8 @@ def boards(
     External predictions whose weights are unknown stand in the tables of the backbone that they name.
 
     Args:
-        configurations: what `uss_bench.results.collection.gather` returns.
+        configurations: what `uss_bench.results.collection.gather` returns. Where `counted`
+            yields them, the arrays of one `TableKey` at a time are in memory.
         claims: what was published.
         is_stale: whether the code of a cell's method has changed since; such records are marked.
         floors: names of methods that look at no feature.
@@ -61,39 +63,62 @@ def boards(
     Raises:
         DataError: when the counts of a record are missing or damaged.
     """
+    known = _Known(is_stale, floors, titles or {}, ingredients, stated)
+    built: list[Board] = []
+    for _, group in itertools.groupby(configurations, key=lambda one: one.table):
+        members = list(group)
+        built += _tables(members, claims, known)
+        for one in members:
+            for entry in one.entries:
+                entry.release()
+    return sorted(built, key=lambda board: (board.key, board.backbone, board.backbone_sha256))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What `boards` is told about methods."""
+
+    is_stale: IsStale
+    floors: Collection[str]
+    titles: Mapping[str, str]
+    ingredients: Callable[[str, str], Sequence[Ingredient]]
+    stated: Stated
+
+
+def _tables(configurations: Sequence[Configuration], claims: Sequence[Claim], known: _Known) -> list[Board]:
+    """Return the boards of one `TableKey`, one per backbone."""
     rows: list[Row] = []
     sampled: list[_Sampled] = []
-    tables: dict[tuple[object, str, str], list[int]] = {}
-    floors_of: dict[object, list[int]] = {}
-    external: dict[tuple[object, str], list[int]] = {}
+    tables: dict[tuple[str, str], list[int]] = {}
+    external: dict[str, list[int]] = {}
+    floors_of: list[int] = []
     for index, one in enumerate(configurations):
         kinds = [kind for kind in REFINEMENTS if all(score_row(record, kind) for record in one.records)]
         sampled.append({kind: _sampling(one, kind) for kind in kinds})
-        floor, backbone = is_floor(one, floors), one.cell.backbone
+        floor, backbone = is_floor(one, known.floors), one.cell.backbone
         unknown_weights = one.cell.method.is_external and not backbone.sha256
-        row = _row(one, sampled[-1], published(one, claims), is_stale, floor)
+        row = _row(one, sampled[-1], published(one, claims), known.is_stale, floor)
         outside = one.records[0].external
-        made_of = outside.ingredients if outside else ingredients(one.cell.method.name, backbone.name)
-        title = display_name(one.cell, titles or {})
+        made_of = outside.ingredients if outside else known.ingredients(one.cell.method.name, backbone.name)
+        title = display_name(one.cell, known.titles)
         rows.append(replace(row, title=title, ingredients=tuple(made_of)))
         if floor:
-            floors_of.setdefault(one.table, []).append(index)
+            floors_of.append(index)
         elif unknown_weights:
-            external.setdefault((one.table, backbone.name), []).append(index)
+            external.setdefault(backbone.name, []).append(index)
         else:
-            tables.setdefault((one.table, backbone.name, backbone.sha256), []).append(index)
-    for (key, name), members in external.items():
-        shared = [found for table, found in tables.items() if table[:2] == (key, name)]
-        for found in shared or [tables.setdefault((key, name, ""), [])]:
+            tables.setdefault((backbone.name, backbone.sha256), []).append(index)
+    for name, members in external.items():
+        shared = [found for table, found in tables.items() if table[0] == name]
+        for found in shared or [tables.setdefault((name, ""), [])]:
             found += members
-    for key, members in floors_of.items():
-        shared = [found for table, found in tables.items() if table[0] == key]
-        for found in shared or [tables.setdefault((key, NO_BACKBONE, ""), [])]:
-            found += members
-    built = [
-        _board([rows[i] for i in found], [sampled[i] for i in found], stated) for found in tables.values()
+    if floors_of:
+        for found in list(tables.values()) or [tables.setdefault((NO_BACKBONE, ""), [])]:
+            found += floors_of
+    return [
+        _board([rows[i] for i in found], [sampled[i] for i in found], known.stated)
+        for found in tables.values()
     ]
-    return sorted(built, key=lambda board: (board.key, board.backbone, board.backbone_sha256))
 
 
 def _sampling(configuration: Configuration, refinement: Refinement) -> Sampling:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from uss_bench.board import latex, markdown, page, sheets
-from uss_bench.board.model import Board
+from uss_bench.files.digests import digest_file
 from uss_bench.files.owned import OwnedFiles
+
+if TYPE_CHECKING:
+    from uss_bench.board.model import Board
 
 _LATEX = "latex/"
 BACKBONES = "backbones.html"
@@ -35,6 +39,8 @@ def contents(boards: Sequence[Board], home: Path, backbones: str = "") -> dict[s
         home: the folder itself, which links to records are relative to.
         backbones: the page of backbones; '' where none was measured.
     """
+    from uss_bench.board import latex, markdown, page, sheets  # to say that nothing has changed takes none
+
     texts = {
         **{f"{_LATEX}{board.slug}.tex": latex.render(board) for board in boards},
         **({f"{_LATEX}overview.tex": overview} if (overview := latex.render_overview(boards)) else {}),
@@ -59,20 +65,29 @@ def write(files: Mapping[str, bytes], home: Path) -> None:
         owned.remove(_superfluous(files, owned))
 
 
-def outdated(files: Mapping[str, bytes], home: Path) -> list[str]:
-    """Return the names of files that are missing, hold something else, or should not exist."""
-    different = [name for name, content in files.items() if _read(home / name) != content]
-    return sorted([*different, *_superfluous(files, OwnedFiles(home))])
+def digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of every file, in hex digits."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def _superfluous(files: Mapping[str, bytes], owned: OwnedFiles) -> list[str]:
+def outdated(wanted: Mapping[str, str], home: Path) -> list[str]:
+    """Return the names of files that are missing, hold something else, or should not exist.
+
+    Args:
+        wanted: what `digests` gives.
+    """
+    different = [name for name, digest in wanted.items() if _digest(home / name) != digest]
+    return sorted([*different, *_superfluous(wanted, OwnedFiles(home))])
+
+
+def _superfluous(files: Collection[str], owned: OwnedFiles) -> list[str]:
     return [
         name for name in owned.owned() if (name.startswith(_LATEX) or name == BACKBONES) and name not in files
     ]
 
 
-def _read(path: Path) -> bytes | None:
+def _digest(path: Path) -> str | None:
     try:
-        return path.read_bytes()
+        return digest_file(path)
     except OSError:
         return None

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ class Strip:
     """By the name of the image: a data URI."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Board:
     """One table, and what is drawn below it."""
 
@@ -188,28 +189,28 @@ class Board:
     strips: tuple[Strip, ...] = ()
     """Drawn for generated datasets only: photographs belong to others."""
 
-    @property
+    @cached_property
     def every_row(self) -> tuple[Row, ...]:
         """The rows, each before its variants."""
         return tuple(one for row in self.rows for one in (row, *row.variants))
 
-    @property
+    @cached_property
     def scores(self) -> tuple[Score, ...]:
         """The scores that any row has."""
         return tuple(score for score in SCORES if any(score in row.measures for row in self.every_row))
 
-    @property
+    @cached_property
     def primary(self) -> Score:
         """The score that rows are ordered by: mIoU, refined where anything is."""
         return self.scores[-1]
 
-    @property
+    @cached_property
     def leaders(self) -> tuple[Row, ...]:
         """The best row by `primary`, and those that cannot be distinguished from it, best first."""
         ranked = [row for row in self.rows if (one := row.measures.get(self.primary)) and one.tier == 1]
         return tuple(sorted(ranked, key=lambda row: -row.measures[self.primary].mean))
 
-    @property
+    @cached_property
     def top(self) -> float:
         """A round percentage that no value or interval of `primary` exceeds."""
         found = [row.measures[self.primary] for row in self.every_row if self.primary in row.measures]

@@ -16,7 +16,14 @@ from typing import Any
 
 from uss_bench.doctor.finding import DoctorFinding
 from uss_bench.doctor.folders import check_folders
-from uss_bench.doctor.packages import check_libraries, check_packages, check_plots, check_python
+from uss_bench.doctor.packages import (
+    check_hub,
+    check_libraries,
+    check_notebooks,
+    check_packages,
+    check_plots,
+    check_python,
+)
 from uss_bench.doctor.slurm import check_slurm
 from uss_bench.runtime.cores import usable_cores
 from uss_bench.runtime.formatting import byte_size
@@ -35,6 +42,8 @@ def examine(out: Path) -> Iterator[DoctorFinding]:
         ("packages", check_packages),
         ("libraries", check_libraries),
         ("plots", check_plots),
+        ("notebooks", check_notebooks),
+        ("hub", check_hub),
         ("compiler", check_compiler),
         ("CRF", check_crf),
         ("GPU", check_gpu),

@@ -99,3 +99,28 @@ def check_plots() -> Iterator[DoctorFinding]:
     chosen = os.environ.get("MPLBACKEND")
     ignored = f"; MPLBACKEND={chosen} is not used" if chosen else ""
     yield DoctorFinding("plots", "ok", f"matplotlib drew a figure with Agg{ignored}")
+
+
+def check_notebooks() -> Iterator[DoctorFinding]:
+    """Look for the kernel in which a notebook of this environment runs."""
+    try:
+        version = metadata.version("ipykernel")
+    except metadata.PackageNotFoundError:
+        advice = (
+            "Nothing, unless you want to work in notebooks: then pip install jupyterlab in this environment."
+        )
+        yield DoctorFinding("notebooks", "note", "no ipykernel here", advice)
+        return
+    yield DoctorFinding("notebooks", "ok", f"ipykernel {version}")
+
+
+def check_hub() -> Iterator[DoctorFinding]:
+    """Say where weights from the hub lie and whether they may be downloaded; nothing is asked of it."""
+    from huggingface_hub import constants
+
+    place = constants.HF_HUB_CACHE
+    if constants.HF_HUB_OFFLINE:
+        advice = "Unset HF_HUB_OFFLINE to download weights, or give their file with --weights."
+        yield DoctorFinding("hub", "note", f"offline by HF_HUB_OFFLINE; only what lies in {place}", advice)
+        return
+    yield DoctorFinding("hub", "ok", f"weights are downloaded when they are first used, to {place}")

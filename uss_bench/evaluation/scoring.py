@@ -66,6 +66,30 @@ def match(counts: np.ndarray, matching: Matching = "hungarian") -> np.ndarray:
     return classes
 
 
+def match_many(counts: np.ndarray, matching: Matching, extra_clusters: ExtraClusters) -> np.ndarray:
+    """Return what `match_all` gives for every set, int64 (R, K).
+
+    Where every cluster has one most frequent class and no two the same, with as many clusters as classes,
+    that is the only best Hungarian matching, and nothing has to be solved.
+
+    Args:
+        counts: (R, K, C) of whole numbers.
+    """
+    sets, n_clusters, n_classes = counts.shape
+    found = np.empty((sets, n_clusters), dtype=np.int64)
+    left = np.arange(sets)
+    if matching == "hungarian" and n_clusters == n_classes > 1:
+        best = counts.argmax(axis=2)
+        greatest = np.partition(counts, -2, axis=2)[:, :, -2:]
+        clear = (greatest[:, :, 1] > greatest[:, :, 0]).all(axis=1)
+        clear &= (np.sort(best, axis=1) == np.arange(n_classes)).all(axis=1)
+        found[clear] = best[clear]
+        left = np.flatnonzero(~clear)
+    for place in left:
+        found[place] = match_all(counts[place], matching, extra_clusters)
+    return found
+
+
 def match_all(counts: np.ndarray, matching: Matching, extra_clusters: ExtraClusters) -> np.ndarray:
     """Return the class of each cluster, int64 (K,), or `UNMATCHED`, by the rule for extra clusters.
 

@@ -44,7 +44,12 @@ def draw(configurations: Sequence[Configuration], metric: Metric, refinement: Re
             ):
                 color = look.color
                 axes.plot(taken, values, ".", color=color, alpha=0.5, markersize=4, markeredgewidth=0)
-                mark: dict[str, Any] = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.5}
+                mark: dict[str, Any] = {
+                    "color": color,
+                    "markeredgecolor": "white",
+                    "markeredgewidth": 0.5,
+                    "alpha": 0.8,
+                }
                 median = np.median(taken)  # the first seed of a session pays for what the others find warm
                 (handle,) = axes.plot(median, values.mean(), look.marker, markersize=6, **mark)
             handles.append(handle)

@@ -22,8 +22,8 @@ from uss_bench.results.scores import REFINEMENTS
 from uss_bench.results.selection import describe_entries
 
 _SUFFIXES: dict[Refinement, str] = {"raw": "", "crf": "\n+ CRF"}
-_GAP, _MARGIN = 0.02, 0.48
-"""Inches between tiles, and to the left of them."""
+_GAP, _MARGIN, _LINE = 0.02, 0.48, 0.125
+"""Inches between tiles, at least to the left of them, and for a line of a title."""
 _SAME_DATA = "Give the same --dataset and --root as in the record's command (uss-bench show)."
 
 
@@ -88,8 +88,15 @@ def draw(found: Grid) -> Figure:
     """Draw a grid at the width of a page: a column per image, a row per kind of map."""
     page = style.WIDTHS["page"]
     across = len(found.rows[0][1])
-    wide = min((page - _MARGIN) / across - _GAP, 1.6)
-    tall = wide * min(max(tile.shape[0] / tile.shape[1] for _, tiles in found.rows for tile in tiles), 1.5)
+    ratio = min(max(tile.shape[0] / tile.shape[1] for _, tiles in found.rows for tile in tiles), 1.5)
+    margin, lines = _MARGIN, 0
+    while True:  # more lines want a wider margin, which leaves smaller tiles, beside which a line is shorter
+        wide = min((page - margin) / across - _GAP, 1.6)
+        tall = wide * ratio
+        titles = [_fitted(title, tall) for title, _ in found.rows]
+        if (most := max(text.count("\n") + 1 for text, _ in titles)) <= lines:
+            break
+        lines, margin = most, max(_MARGIN, 0.1 + most * _LINE)
     names = [name for name, _ in found.legend]
     handles = [
         Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor=style.INK, linewidth=0.3)
@@ -98,15 +105,15 @@ def draw(found: Grid) -> Figure:
     height = len(found.rows) * (tall + _GAP) + 0.2 + 0.17 * style.legend_rows(names, page)
     with style.figure("page", height) as canvas:
         canvas.set_layout_engine("none")
-        left = (page - across * (wide + _GAP) + _MARGIN) / 2
-        for row, (title, tiles) in enumerate(found.rows):
+        left = (page - across * (wide + _GAP) + margin) / 2
+        for row, (_, tiles) in enumerate(found.rows):
             bottom = height - (row + 1) * (tall + _GAP)
             for column, one in enumerate(tiles):
                 x = left + column * (wide + _GAP)
                 axes = canvas.add_axes((x / page, bottom / height, wide / page, tall / height))
                 axes.imshow(one, interpolation="nearest" if row else "antialiased")
                 axes.set_axis_off()
-            text, size = _fitted(title, tall)
+            text, size = titles[row]
             place = (left - 0.05) / page, (bottom + tall / 2) / height
             canvas.text(*place, text, rotation=90, ha="right", va="center", ma="center", fontsize=size)
         style.legend_below(canvas, handles, names)

@@ -5,7 +5,7 @@ A configuration is all that a record's cell says but the seed; its records are r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,10 @@ class Entry:
     def arrays(self) -> Arrays:
         """The counts and maps, read and checked once."""
         return read_arrays(self.path, self.record)
+
+    def release(self) -> None:
+        """Forget the arrays; they are read again when somebody asks."""
+        self.__dict__.pop("arrays", None)
 
     def __repr__(self) -> str:
         cell, last = self.record.cell, self.record.last
@@ -204,14 +208,19 @@ def gather(entries: Iterable[Entry]) -> list[Configuration]:
 
 
 def with_counts(configurations: Iterable[Configuration], broken: list[str]) -> list[Configuration]:
-    """Return configurations of the records whose counts can be read and compared.
+    """Return configurations of the records whose counts can be read and compared; see `counted`.
 
     None of them are held: the counts of a large table take more than the memory.
+    """
+    return [one.unread() for one in counted(configurations, broken)]
+
+
+def counted(configurations: Iterable[Configuration], broken: list[str]) -> Iterator[Configuration]:
+    """Yield configurations of the records whose counts can be read and compared, reading one at a time.
 
     Args:
         broken: receives a sentence about each of the other records.
     """
-    found: list[Configuration] = []
     for configuration in configurations:
         sound: list[Entry] = []
         for entry in configuration.unread().entries:
@@ -221,8 +230,7 @@ def with_counts(configurations: Iterable[Configuration], broken: list[str]) -> l
             except DataError as error:
                 broken.append(str(error))
         if sound:
-            found.append(replace(configuration, entries=tuple(sound)).unread())
-    return found
+            yield replace(configuration, entries=tuple(sound))
 
 
 def choose(

@@ -21,6 +21,8 @@ from uss_bench.results.collection import (
     with_counts,
 )
 from uss_bench.results.files import find_record, read_record
+from uss_bench.results.record import Refinement
+from uss_bench.results.scores import score_row
 from uss_bench.runtime import progress
 
 _SHOWN = 12
@@ -40,6 +42,8 @@ class Query:
     """What people call methods, by name, in the order that gives them their colors."""
     counts: bool = False
     """Leave out records whose counts cannot be read."""
+    refinement: Refinement | None = None
+    """Leave out configurations without such scores, as label maps made elsewhere have none with CRF."""
 
 
 def read_alone(path: Path) -> Configuration:
@@ -77,7 +81,21 @@ def select(query: Query, **params: Any) -> list[Configuration]:
     _log_skipped(broken)
     if not found:
         raise UsageError(f"None of these records can be drawn. {broken[-1]}")
-    return called(found, query.titles)
+    return called(_with_refinement(found, query.refinement), query.titles)
+
+
+def _with_refinement(
+    configurations: Sequence[Configuration], refinement: Refinement | None
+) -> list[Configuration]:
+    """Return those with scores under a refinement, and say which have none; all, if none has any."""
+    if refinement is None:
+        return list(configurations)
+    lacking = [one for one in configurations if not all(score_row(each, refinement) for each in one.records)]
+    if not lacking or len(lacking) == len(configurations):
+        return list(configurations)
+    who = ", ".join(one.label for one in lacking)
+    progress.log(f"Left out, without scores with CRF: {who}. --raw shows them, and the others beside them.")
+    return [one for one in configurations if one not in lacking]
 
 
 def select_pair(a: str, b: str, query: Query) -> tuple[Configuration, Configuration]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from uss_bench.evaluation.scoring import match_all, matched_rows
+from uss_bench.evaluation.scoring import match_many, matched_rows
 from uss_bench.protocol import Protocol
 from uss_bench.results.record import UNMATCHED
 from uss_bench.results.sparse_counts import SparseCounts
@@ -100,7 +100,7 @@ def score_many(totals: np.ndarray, protocol: Protocol) -> Resampled:
     else:
         if protocol.extra_clusters == "drop" and n_clusters > n_classes:
             totals = totals[:, :n_classes]
-        class_of = np.stack([match_all(one, protocol.matching, protocol.extra_clusters) for one in totals])
+        class_of = match_many(totals, protocol.matching, protocol.extra_clusters)
 
     matched = class_of != UNMATCHED
     known = np.where(matched, class_of, 0)
@@ -133,13 +133,13 @@ def _by_class(counts: np.ndarray | SparseCounts) -> list[tuple[np.ndarray, np.nd
         The images that show it, the clusters that meet it, and counts of both, float64 (clusters, images):
         sums of integers are exact in float64 below 2**53 pixels, and BLAS multiplies nothing else fast.
     """
-    found = []
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     if isinstance(counts, SparseCounts):
         by_column = counts.matrix().tocsc()
         for c in range(counts.shape[2]):
             own = by_column[:, c :: counts.shape[2]]
-            shown, met = (np.unique(places) for places in own.nonzero())
-            found.append((shown, met, own[:, met].toarray()[shown].T.astype(np.float64)))
+            images, clusters = map(np.unique, own.nonzero())
+            found.append((images, clusters, own[:, clusters].toarray()[images].T.astype(np.float64)))
         return found
     in_image, in_cluster = np.asarray(counts.any(axis=1)), np.asarray(counts.any(axis=0))
     for c in range(counts.shape[2]):

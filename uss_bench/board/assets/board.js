@@ -1,10 +1,10 @@
 // Sorting, filtering, columns, details and theme. The page is whole without this script.
 "use strict";
-(() => {
+document.documentElement.classList.add("scripted"); // before any row is drawn: details start closed
+document.addEventListener("DOMContentLoaded", () => {
   const root = document.documentElement;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const boards = all("section.board");
-  root.classList.add("scripted");
 
   // A row, its details and its other settings are one <tbody>, so that sorting moves them together.
   function sort(button) {
@@ -99,7 +99,7 @@
   );
 
   if (matchMedia("(max-width: 640px)").matches) {
-    for (const name of ["raw", "seeds", "gap", "clusters", "cost", "published", "record"]) {
+    for (const name of ["raw", "seeds", "gap", "oracle", "clusters", "cost", "published", "record"]) {
       const box = document.querySelector(`[data-column="${name}"]`);
       box.checked = false;
       showColumn(box);
@@ -107,4 +107,11 @@
   }
   nameTheme();
   filter();
-})();
+  // Paper has no buttons: what is folded on the screen is left out, and the page is light.
+  let themed;
+  addEventListener("beforeprint", () => {
+    themed = root.dataset.theme;
+    root.dataset.theme = "light";
+  });
+  addEventListener("afterprint", () => (themed ? (root.dataset.theme = themed) : delete root.dataset.theme));
+});

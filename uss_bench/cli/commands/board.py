@@ -20,7 +20,6 @@ from uss_bench.plugins.registry import Registry
 
 if TYPE_CHECKING:
     from uss_bench.board.model import Board
-    from uss_bench.results.collection import Configuration
 
 EPILOG = """\b
 Examples:
@@ -76,29 +75,37 @@ def build(
     The same records and claims give the same bytes, so the files can be committed and checked. Files that
     uss-bench did not write, or that were changed since, are neither replaced nor deleted.
     """
-    from uss_bench.board import backbone_page, files
-    from uss_bench.board.pictures import with_pictures
+    from uss_bench.board import files
+    from uss_bench.board.unchanged import Visit
     from uss_bench.errors import RegressionError
     from uss_bench.results.feature_record import read_feature_records
 
-    boards = _boards(_configurations(folders, registry), claims, registry, labels)
-    features, broken = read_feature_records(folders)
-    warn_skipped(broken)
-    backbones = backbone_page.render(features, out, registry) if features else ""
-    contents = files.contents([with_pictures(board, registry) for board in boards], out, backbones)
+    def make() -> tuple[dict[str, bytes], int, list[str]]:
+        boards, skipped = _boards(folders, claims, registry, labels)
+        features, broken = read_feature_records(folders)
+        backbones = ""
+        if features:
+            from uss_bench.board import backbone_page
+
+            backbones = backbone_page.render(features, out, registry)
+        contents = files.contents(_with_pictures(boards, registry), out, backbones)
+        return contents, len(boards), [*skipped, *broken]
+
+    visit = Visit(registry, folders, claims, labels, out, make)
+    built = visit.built
+    warn_skipped(built.skipped)
+    visit.save()
     if not check:
-        files.write(contents, out)
-        click.echo(
-            f"{len(boards)} tables in {out / 'board.html'}, and {len(contents) - 1} more files beside it"
-        )
+        visit.write()
+        more = len(built.digests) - 1
+        click.echo(f"{built.tables} tables in {out / 'board.html'}, and {more} more files beside it")
         return
-    outdated = files.outdated(contents, out)
-    if outdated:
+    if outdated := visit.outdated:
         raise RegressionError(
             f"Not what the records and claims give: {', '.join(str(out / name) for name in outdated)}.",
             hint="If a record, a claim or a method's code changed on purpose: the same without --check.",
         )
-    click.echo(f"{len(contents)} files in {out} are what the records give")
+    click.echo(f"{len(built.digests)} files in {out} are what the records give")
 
 
 @command.command("show", short_help="Print boards: for the terminal, Markdown, LaTeX or CSV.")
@@ -130,8 +137,10 @@ def show(
     """Print tables: best row first, floors last."""
     from uss_bench.board import latex, markdown, sheets, terminal
 
-    found = _configurations(folders, registry, dataset=dataset, protocol=protocol, backbone=backbone)
-    boards = _boards(found, claims, registry, labels)
+    boards, skipped = _boards(
+        folders, claims, registry, labels, dataset=dataset, protocol=protocol, backbone=backbone
+    )
+    warn_skipped(skipped)
     if kind == "latex":
         tables = [*(latex.render(board) for board in boards), latex.render_overview(boards)]
         click.echo("\n".join(filter(None, tables)), nl=False)
@@ -140,57 +149,66 @@ def show(
     click.echo(render(boards), nl=kind == "text")
 
 
-def _configurations(
+def _with_pictures(boards: Sequence[Board], registry: Registry) -> list[Board]:
+    generated = registry.generated()
+    if not any(board.key.dataset in generated for board in boards):
+        return list(boards)  # without torch, which datasets need
+    from uss_bench.board.pictures import with_pictures
+
+    return [with_pictures(board, registry) for board in boards]
+
+
+def _boards(
     folders: Sequence[Path],
+    claims: Path | None,
     registry: Registry,
+    labels: Sequence[str],
     *,
     dataset: str | None = None,
     protocol: str | None = None,
     backbone: str | None = None,
-) -> list[Configuration]:
-    """Return the configurations asked for, with the floors of their tables; name the records left out.
+) -> tuple[list[Board], list[str]]:
+    """Return the boards of the configurations asked for, with the floors of their tables.
+
+    Beside them stands a sentence about each record that was left out.
 
     Raises:
-        UsageError: when there are none.
+        UsageError: when there are none; the records that were left out are named before.
     """
+    from uss_bench.board.compute import boards
+    from uss_bench.claims import load_claims
     from uss_bench.errors import UsageError
-    from uss_bench.results.collection import choose, gather, is_floor, read_entries, with_counts
+    from uss_bench.results.code import CurrentCode
+    from uss_bench.results.collection import choose, counted, gather, is_floor, read_entries
+    from uss_bench.results.stated import StatedSettings
 
     entries, broken = read_entries(folders)
-    found = gather(entries)
     try:
+        found = gather(entries)
         if found:
             found = choose(found, dataset=dataset, protocol=protocol)
         if found and backbone is not None:
             chosen = choose(found, backbone=backbone)
             tables = {one.table for one in chosen}
             floors = [one for one in found if is_floor(one, registry.floors()) and one.table in tables]
-            found = [*chosen, *(one for one in floors if one not in chosen)]
-        found = with_counts(found, broken)
-    finally:
-        warn_skipped(broken)
-    if not found:
-        raise UsageError(
-            f"There are no records with scores in {', '.join(map(str, folders))}.",
-            hint="Say where they are: --records DIR, such as the results folder of uss-bench run.",
+            found = sorted(
+                [*chosen, *(one for one in floors if one not in chosen)], key=lambda one: one.table
+            )
+        built = boards(
+            counted(found, broken),
+            load_claims(claims),
+            is_stale=CurrentCode(registry).is_stale,
+            floors=registry.floors(),
+            titles=registry.titles() | parse_labels(labels),
+            ingredients=registry.ingredients,
+            stated=StatedSettings(registry),
         )
-    return found
-
-
-def _boards(
-    found: Sequence[Configuration], claims: Path | None, registry: Registry, labels: Sequence[str]
-) -> list[Board]:
-    from uss_bench.board.compute import boards
-    from uss_bench.claims import load_claims
-    from uss_bench.results.code import CurrentCode
-    from uss_bench.results.stated import StatedSettings
-
-    return boards(
-        found,
-        load_claims(claims),
-        is_stale=CurrentCode(registry).is_stale,
-        floors=registry.floors(),
-        titles=registry.titles() | parse_labels(labels),
-        ingredients=registry.ingredients,
-        stated=StatedSettings(registry),
-    )
+        if not built:
+            raise UsageError(
+                f"There are no records with scores in {', '.join(map(str, folders))}.",
+                hint="Say where they are: --records DIR, such as the results folder of uss-bench run.",
+            )
+    except Exception:
+        warn_skipped(broken)
+        raise
+    return built, broken

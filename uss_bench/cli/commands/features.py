@@ -121,7 +121,7 @@ def command(
     out: Path,
     **numbers: int,
 ) -> None:
-    """Measure the frozen features of each BACKBONE on one data set; its default backbone where none is named.
+    """Measure the frozen features of each BACKBONE on one dataset; its default backbone where none is named.
 
     K-means with K = C and Hungarian matching, over-clustering, k-means on principal components and on
     features without what position explains see no label before matching. In-context retrieval and the linear

@@ -37,7 +37,7 @@ def command() -> None:
     """
 
 
-@command.command("sensitivity", short_help="Acc and mIoU against the values of a parameter.")
+@command.command("sensitivity", short_help="Draw Acc and mIoU against the values of a parameter.")
 @common
 @click.option("--param", required=True, metavar="NAME", help="The parameter whose values are compared.")
 @click.option(
@@ -59,32 +59,33 @@ def sensitivity(
     from uss_bench.plots import sensitivity as plot
     from uss_bench.results.selection import select
 
-    found = plot.sweeps(select(query, **fixed), param.replace("-", "_"))
+    chosen = select(dataclasses.replace(query, refinement=refinement), **fixed)
+    found = plot.sweeps(chosen, param.replace("-", "_"))
     write(plot.draw(found, refinement), out, plot.caption(found, refinement))
 
 
-@command.command("classes", short_help="Scores per class, a bar for each method.")
+@command.command("classes", short_help="Draw scores per class, a bar for each method.")
 @common
 @raw
 @click.option("--metric", type=click.Choice(["iou", "precision", "recall"]), default="iou", show_default=True)
 @selection()
 def classes(registry: Registry, query: Query, metric: ClassMetric, refinement: Refinement, out: Path) -> None:
-    """Scores per class: a bar for each method, with a line from the lowest seed to the highest."""
+    """Draw scores per class: a bar for each method, with a line from the lowest seed to the highest."""
     from uss_bench.plots import classes as plot
     from uss_bench.results.selection import select
 
-    configurations = select(query)
+    configurations = select(dataclasses.replace(query, refinement=refinement))
     write(
         plot.draw(configurations, metric, refinement), out, plot.caption(configurations, metric, refinement)
     )
 
 
-@command.command("confusion", short_help="Where the pixels of each class went.")
+@command.command("confusion", short_help="Draw where the pixels of each class went.")
 @common
 @raw
 @selection(one_method=True)
 def confusion(registry: Registry, query: Query, refinement: Refinement, out: Path) -> None:
-    """Where the pixels of each class went: shares by true and matched class, mean over seeds."""
+    """Draw where the pixels of each class went: shares by true and matched class, mean over seeds."""
     from uss_bench.plots import confusion as plot
     from uss_bench.results.selection import only, select
 
@@ -92,12 +93,12 @@ def confusion(registry: Registry, query: Query, refinement: Refinement, out: Pat
     write(plot.draw(plot.confusion(configuration, refinement)), out, plot.caption(configuration, refinement))
 
 
-@command.command("overview", short_help="Methods against datasets.")
+@command.command("overview", short_help="Draw methods against datasets.")
 @common
 @raw
 @selection()
 def overview(registry: Registry, query: Query, refinement: Refinement, out: Path) -> None:
-    """Methods against datasets: mean and deviation over seeds, the best of each dataset bold.
+    """Draw methods against datasets: mean and deviation over seeds, the best of each dataset bold.
 
     A method has one row, at the setting that it states; all settings have one where there is one method.
     """
@@ -105,33 +106,33 @@ def overview(registry: Registry, query: Query, refinement: Refinement, out: Path
     from uss_bench.results.selection import select
     from uss_bench.results.stated import StatedSettings, main_settings
 
-    configurations = select(query)
+    configurations = select(dataclasses.replace(query, refinement=refinement))
     main = main_settings(configurations, StatedSettings(registry))
     found = plot.overview(main if len(main) > 1 else configurations)
     write(plot.draw(found, refinement), out, plot.caption(found, refinement))
 
 
-@command.command("cost", short_help="A score against training time and memory.")
+@command.command("cost", short_help="Draw a score against training time and memory.")
 @common
 @raw
 @click.option("--metric", type=click.Choice(["miou", "accuracy"]), default="miou", show_default=True)
 @selection()
 def cost(registry: Registry, query: Query, metric: Metric, refinement: Refinement, out: Path) -> None:
-    """A score against training time, and against peak memory."""
+    """Draw a score against training time, and against peak memory."""
     from uss_bench.plots import cost as plot
     from uss_bench.results.selection import select
 
-    configurations = select(query)
+    configurations = select(dataclasses.replace(query, refinement=refinement))
     write(
         plot.draw(configurations, metric, refinement), out, plot.caption(configurations, metric, refinement)
     )
 
 
-@command.command("curves", short_help="What was reported while methods trained.")
+@command.command("curves", short_help="Draw what was reported while methods trained.")
 @common
 @selection()
 def curves(registry: Registry, query: Query, out: Path) -> None:
-    """Training curves: a panel for each scalar that was reported, a line per seed."""
+    """Draw training curves: a panel for each scalar that was reported, a line per seed."""
     from uss_bench.plots import curves as plot
     from uss_bench.results.selection import select
 

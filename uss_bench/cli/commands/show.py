@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from uss_bench.cli.options import common, out_option, warn_skipped
+from uss_bench.cli.options import DIR, common, warn_skipped
 from uss_bench.errors import UsageError, did_you_mean
 from uss_bench.plugins.registry import Registry
 
@@ -22,7 +22,15 @@ Examples:
 
 @click.command("show", epilog=EPILOG, short_help="Show records: all of them, or one in full.")
 @click.argument("record", required=False)
-@out_option("Where to look for records. Default: results.")
+@click.option(
+    "--records",
+    "--out",
+    "out",
+    type=DIR,
+    default="results",
+    metavar="DIR",
+    help="Where the records lie. Default: results.",
+)
 @click.option(
     "--columns",
     metavar="A,B,…",
@@ -52,7 +60,7 @@ def command(
     per_class: bool,
     kind: str,
 ) -> None:
-    """Show the records under --out in a table, or one RECORD in full: its path, or the start of its id.
+    """Show the records of a folder in a table, or one RECORD in full: its path, or the start of its id.
 
     A record is stale when its method's code has changed since it was made. As data there is a row for each
     record, checkpoint and refinement, with the columns of uss_bench.records() in Python.

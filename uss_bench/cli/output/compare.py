@@ -165,6 +165,8 @@ def _verdict(versus: Versus, difference: Difference, comparison: Comparison) -> 
     if difference.verdict != "tied":
         winner = versus.a if difference.verdict == "better" else versus.b
         return f"{winner.name} is better."
+    if difference.value == 0:
+        return "both score the same."
     wanted = needed(difference, comparison.images, comparison.seeds)
     text = "the data cannot tell."
     if wanted is None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _seed = click.option("--seed", type=click.IntRange(0), help="Which seed. Default: each method's first.")
 
 
-@click.command("panels", short_help="Predictions of several methods on the same images.")
+@click.command("panels", short_help="Draw predictions of several methods on the same images.")
 @common
 @click.option("--count", type=click.IntRange(1, 12), default=8, show_default=True, help="Images at most.")
 @click.option("--maps", type=click.Choice(["raw", "crf", "both"]), default="crf", show_default=True)
@@ -40,7 +40,7 @@ def panels(
     count: int,
     out: Path,
 ) -> None:
-    """Predictions of several methods on the same images, below the images and their ground truth.
+    """Draw predictions of several methods on the same images, below the images and their ground truth.
 
     The images are the first of those that every record keeps the maps of; none is picked by hand.
     """
@@ -70,7 +70,7 @@ def panels(
     write(plot.draw(found), out, plot.caption(shown))
 
 
-@click.command("embedding", short_help="t-SNE of the codes of test patches.")
+@click.command("embedding", short_help="Draw a t-SNE of the codes of test patches.")
 @common
 @device_option
 @click.option("--points", type=click.IntRange(100), default=2000, show_default=True, help="Patches at most.")
@@ -95,7 +95,7 @@ def embedding(
     device: str,
     out: Path,
 ) -> None:
-    """t-SNE of the codes of test patches, by true class and by cluster; one column per method.
+    """Draw a t-SNE of the codes of test patches, by true class and by cluster; one column per method.
 
     The trained state must lie beside each record, and scikit-learn must be installed.
     """
