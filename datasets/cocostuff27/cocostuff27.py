@@ -1,4 +1,8 @@
-"""The dataset `cocostuff27`: COCO 2017 in 27 classes of things and stuff."""
+"""The dataset `cocostuff27`: COCO 2017 in 27 classes of things and stuff.
+
+`cocostuff15` and `cocostuff3` are the same files: their specs have fewer classes, and pixels of others
+are ignored.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from uss_bench.errors import DataError, UsageError, did_you_mean
 from uss_bench.plugins.specs import DatasetSpec
 
 from .downloads import ANNOTATIONS, IMAGES, fetch_list, fetch_part
-from .sources import IGNORED_VALUE, SOURCES, UNUSED_VALUES, detect, explain_missing, open_source
+from .sources import IGNORED_VALUE, SOURCES, UNUSED_VALUES, VALUES, detect, explain_missing, open_source
 from .splits import CURATED, WHOLE, image_files, list_file
 
 LISTS = ("curated", "none")
@@ -79,7 +83,13 @@ class CocoStuff27:
         defaults = (spec.train_split, spec.test_split) if lists == "curated" else tuple(WHOLE)
         self.train_split = choose_split(self.name, train or defaults[0], self.splits, end)
         self.test_split = choose_split(self.name, test or defaults[1], self.splits, end)
-        self._table = ValueTable(spec.classes, (IGNORED_VALUE,), UNUSED_VALUES)
+        others = set(range(VALUES)) - {value for row in spec.classes for value in row.values}
+        if others and self._source == "panoptic":
+            raise UsageError(
+                f"{self.name} cannot be read from panoptic labels, which have other kinds of stuff.",
+                hint="Give --data labels=stuffthingmaps, or labels=json.",
+            )
+        self._table = ValueTable(spec.classes, (IGNORED_VALUE, *others), UNUSED_VALUES)
 
     def images(self, split: str) -> FileImages:
         """Return the split's images, in the order of its list.

@@ -18,6 +18,8 @@ SOURCES = {"stuffthingmaps": "", "json": "-json", "panoptic": "-panoptic"}
 """The sources, the one of published figures first, and how split names end that use them."""
 
 IGNORED_VALUE = 255
+VALUES = 182
+"""Of the stuffthingmaps: 0 to 181."""
 UNUSED_VALUES = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 """COCO has no categories 12, 26, 29, 30, 45, 66, 68, 69, 71, 83 and 91, so that these values never occur; in
 1-based maps, and in those that number the other 171 without gaps, they do (bottles, umbrellas, tables)."""

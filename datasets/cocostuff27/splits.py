@@ -31,9 +31,11 @@ CURATED = {
     "train-7": Split("train2017", "Coco164kFull_Stuff_Coarse_7", 49_629, "3b837594a81880a7"),
     "val": Split("val2017", "Coco164kFull_Stuff_Coarse_7", 2_175, "7c629734c88f1a74"),
     "val-5000": Split("val2017", "", 5_000),
+    "train-few6": Split("train2017", "Coco164kFew_Stuff_6", 35_228),
+    "val-few6": Split("val2017", "Coco164kFew_Stuff_6", 1_432),
 }
 """The published splits. IIC made the lists; 7 stands for images of at least 360 pixels a side and at least
-three quarters of stuff, and no number for the loosest choice."""
+three quarters of stuff, and no number for the loosest choice; "few" is for three classes of stuff."""
 
 WHOLE = {f"{subset}-all": Split(subset) for subset in SUBSETS}
 """The splits without lists."""

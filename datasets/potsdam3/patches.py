@@ -22,8 +22,11 @@ LISTS = {
     "test": ("labelled_test", 855),
     "unlabeled": ("unlabelled_train", 3150),
     "all": ("all", 8550),
+    "iic-labeled": ("", 5400),
 }
 """List and published number of patches of every split."""
+PARTS = {"all": ("train", "test", "unlabeled"), "iic-labeled": ("train", "test")}
+"""What a split without a list of its own is made of."""
 
 _ENOUGH = 20
 """Labels among which there must be roads."""

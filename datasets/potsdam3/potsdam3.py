@@ -25,7 +25,7 @@ from uss_bench.files.archives import unpack
 from uss_bench.files.download import Resource, download
 from uss_bench.plugins.specs import DatasetSpec
 
-from .patches import LISTS, PatchImages, patch_labels, read_names
+from .patches import LISTS, PARTS, PatchImages, patch_labels, read_names
 from .tiles import ACROSS, LABELED, TILES, TileImages, TileLabels, find_tiles, label_file
 
 ARCHIVE = Resource("https://www.robots.ox.ac.uk/~xuji/datasets/Potsdam.tar.gz", "Potsdam.tar.gz")
@@ -34,7 +34,7 @@ IGNORED_VALUE = 255
 TILE_SPLITS = {"tiles-labeled": len(LABELED), "tiles-all": TILES}
 """Number of tiles of the splits that are cut from raw tiles; they are not the published ones."""
 
-_LABELED_SPLITS = ("train", "test", "tiles-labeled")
+_LABELED_SPLITS = ("train", "test", "iic-labeled", "tiles-labeled")
 _MEMBER = re.compile(r"(?:.*/)?((?:imgs|gt)/[A-Za-z0-9_]+\.mat|[a-z_]+\.txt)")
 _STEPS = """To put it there by hand:
 1. Download {url}
@@ -139,9 +139,9 @@ class Potsdam3:
 
     def _patches(self, split: str) -> dict[str, Path]:
         stem, published = LISTS[split]
-        path = self.root / f"{stem}.txt"
-        if split == "all" and not path.is_file():  # IIC's archive has no such list, STEGO's has
-            names = [name for one in ("train", "test", "unlabeled") for name in self._patches(one)]
+        path = self.root / f"{stem}.txt" if stem else self.root
+        if split in PARTS and not path.is_file():  # IIC's archive has no list of all, STEGO's has
+            names = [name for one in PARTS[split] for name in self._patches(one)]
         else:
             names = read_names(path)
         folder = Names(self.root / "imgs")

@@ -213,9 +213,9 @@ def test_the_ledger_comes_with_the_package(monkeypatch):
 
 # --- Names in the ledger are ours, or known not to be --------------------------------------------
 
-FOREIGN_SPLITS = {"iic-labeled", "train-labeled"}
+FOREIGN_SPLITS = {"iic-7", "iic-few6", "train-labeled"}
 FOREIGN_BACKBONES = {"slotcon-resnet50", "ibot_vitb16", "msn_vits16", "mae_vitb16"}
-FOREIGN_PROTOCOLS = {"iic200", "primaps-dinov2", "transfgu-squash320", "transfgu-squash320x640"}
+FOREIGN_PROTOCOLS = {"primaps-dinov2", "transfgu-squash320", "transfgu-squash320x640"}
 
 
 def test_every_condition_is_used():

@@ -31,7 +31,7 @@ from uss_bench.files.download import Resource
 def test_the_source_is_found_and_stands_in_the_splits(tmp_path: Path) -> None:
     put_panoptic(put_images(tmp_path))
     assert load(tmp_path).splits == tuple(
-        f"{one}-panoptic" for one in ("train", "train-7", "val", "val-5000")
+        f"{one}-panoptic" for one in ("train", "train-7", "val", "val-5000", "train-few6", "val-few6")
     )
     put_json(tmp_path)
     assert load(tmp_path, partial=True).test_split == "val-json-partial"

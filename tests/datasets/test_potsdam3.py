@@ -71,6 +71,8 @@ def test_the_distributed_archive(tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels.label(index), merged)
     assert "gt" not in repr([vars(images), images._files.paths])
     assert tuple(data.images("all-partial").ids) == ("12", "7", "1", "3")
+    iic = data.images("iic-labeled-partial"), data.labels("iic-labeled-partial")
+    assert tuple(iic[0].ids) == tuple(iic[1].ids) == ("7", "3", "12")
     assert data.labels("all-partial") is data.labels("unlabeled-partial") is None
     assert "train-partial 2 labeled, test-partial 1 labeled" in data.verify()
 

@@ -65,8 +65,14 @@ def test_stego322_differs_by_its_side_only():
     assert get_protocol("stego322@2") == msgspec.structs.replace(get_protocol("stego320@2"), **fields)
 
 
+def test_iic_scores_whole_patches_without_flips_or_a_crf():
+    fields = {"eval_side": 200, "resize": "bilinear", "flip": False, "crf": None}
+    changes = {"name": "iic", "version": 1, **fields}
+    assert get_protocol("iic@1") == msgspec.structs.replace(get_protocol("stego320@2"), **changes)
+
+
 def test_every_protocol_has_a_summary_and_answers_to_its_id():
-    names = ["full@2", "hummingbird504@1", "hummingbird@1", "neco@1", "stego320@2", "stego322@2"]
+    names = ["full@2", "hummingbird504@1", "hummingbird@1", "iic@1", "neco@1", "stego320@2", "stego322@2"]
     assert protocol_names() == sorted(SUMMARIES) == names
     for name in protocol_names():
         assert get_protocol(name).id == name

@@ -30,6 +30,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "randproj": {"steps": 6, "checkpoint_every": 3},
     "debias": {"steps": 6, "checkpoint_every": 3},
     "ncut": {"steps": 6, "checkpoint_every": 3},
+    "iic": {"width": 2, "over_clusters": 4, "epochs": 1, "half_window": 2},
+    "iic_proj": {"dim": 8, "over_clusters": 4, "epochs": 2},
     "picie": {"network": "test_resnet", "epochs": 1, "dim": 8},
     "picie-like": {"epochs": 1},
     "attention-gradient": {"steps": 5},

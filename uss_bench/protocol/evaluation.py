@@ -225,6 +225,7 @@ _BUILT_IN = {
         absent_classes="zero",
         label_resize="nearest-floor",
     ),
+    "iic@1": Protocol(name="iic", version=1, eval_side=200, resize="bilinear", flip=False, crf=None),
     "stego320@2": Protocol(name="stego320", version=2),
     "stego322@2": Protocol(name="stego322", version=2, eval_side=322),
 }
@@ -234,6 +235,7 @@ SUMMARIES = {
     "hummingbird@1": "retrieval as open-hummingbird scores it: 512 × 512, squashed, every pixel",
     "hummingbird504@1": "the same at 504 pixels, for backbones of patch 14",
     "neco@1": "over-clustering as Leopart and NeCo score it: 448 × 448, squashed, masks of 100 × 100",
+    "iic@1": "IIC's: whole patches of 200 pixels, neither flips nor a CRF",
     "stego320@2": "the common lineage: NEAREST resize, 320 center crop, flip-averaged code, dense CRF",
     "stego322@2": "the same at 322 pixels, for backbones of patch 14",
 }
