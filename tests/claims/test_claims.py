@@ -215,7 +215,12 @@ def test_the_ledger_comes_with_the_package(monkeypatch):
 
 FOREIGN_SPLITS = {"iic-7", "iic-few6", "train-labeled"}
 FOREIGN_BACKBONES = {"slotcon-resnet50", "ibot_vitb16", "msn_vits16", "mae_vitb16"}
-FOREIGN_PROTOCOLS = {"primaps-dinov2", "transfgu-squash320", "transfgu-squash320x640"}
+FOREIGN_PROTOCOLS = {
+    "per-image-oracle",
+    "primaps-dinov2",
+    "u2seg-many-to-one",
+    "vice-256-clusters",
+}
 
 
 def test_every_condition_is_used():
@@ -275,7 +280,7 @@ def test_published_presets_are_what_the_ledger_says_of_the_parameters(built_in, 
                     name: value for name, value in ours.items() if name not in ablated
                 }
                 compared.add((claim.method, preset.name))
-    assert len(compared) == 23
+    assert len(compared) == 26
 
 
 def test_parameters_in_the_ledger_are_parameters_of_the_methods(built_in, plugins):

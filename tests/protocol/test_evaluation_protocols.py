@@ -72,7 +72,8 @@ def test_iic_scores_whole_patches_without_flips_or_a_crf():
 
 
 def test_every_protocol_has_a_summary_and_answers_to_its_id():
-    names = ["full@2", "hummingbird504@1", "hummingbird@1", "iic@1", "neco@1", "stego320@2", "stego322@2"]
+    names = ["full@2", "hummingbird504@1", "hummingbird@1", "iic@1", "neco@1"]
+    names += ["stego320@2", "stego322@2", "transfgu@1"]
     assert protocol_names() == sorted(SUMMARIES) == names
     for name in protocol_names():
         assert get_protocol(name).id == name

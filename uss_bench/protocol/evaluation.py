@@ -228,6 +228,15 @@ _BUILT_IN = {
     "iic@1": Protocol(name="iic", version=1, eval_side=200, resize="bilinear", flip=False, crf=None),
     "stego320@2": Protocol(name="stego320", version=2),
     "stego322@2": Protocol(name="stego322", version=2, eval_side=322),
+    "transfgu@1": Protocol(
+        name="transfgu",
+        version=1,
+        extent="squash",
+        resize="bilinear",
+        flip=False,
+        upsample="logits",
+        crf=None,
+    ),
 }
 
 SUMMARIES = {
@@ -238,6 +247,7 @@ SUMMARIES = {
     "iic@1": "IIC's: whole patches of 200 pixels, neither flips nor a CRF",
     "stego320@2": "the common lineage: NEAREST resize, 320 center crop, flip-averaged code, dense CRF",
     "stego322@2": "the same at 322 pixels, for backbones of patch 14",
+    "transfgu@1": "TransFGU: images squashed to 320×320 (Cityscapes: eval_width=640), no flip, no CRF",
 }
 
 

@@ -16,7 +16,7 @@ LEGEND = (
     "said by: papers and their tables. *: the method is its own; +: it ran another's; no mark: it cites.",
 )
 
-_WIDTHS = [22, None, None, None, None, None, 21, None]
+_WIDTHS = [22, None, None, None, None, None, 21, 6]
 _CRF = {True: "yes", False: "no", None: "?"}
 _CHECKPOINT = {"selected": "labels", "last": "last", "unstated": "?"}
 _MARK = {"own": "*", "re-run": "+", "cited": ""}
@@ -32,8 +32,9 @@ def claims_table(
         titles: of datasets, by name.
         width: columns of the terminal, for the notes.
     """
-    scored = [claim for claim in claims if claim.scored]
-    stated = [claim for claim in claims if not claim.scored]
+    # A row of a linear probe has neither score of clusters, and its numbers stand in its note.
+    scored = [claim for claim in claims if claim.scored or claim.metrics]
+    stated = [claim for claim in claims if not (claim.scored or claim.metrics)]
     datasets = sorted(dict.fromkeys(claim.dataset for claim in scored), key=lambda name: name == AVERAGE)
     parts = [
         _section(
