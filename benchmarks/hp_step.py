@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import literal_hp
 import torch
-from measuring import arguments, begin, in_turns, method_module, peak_bytes, seconds, show
+from measuring import arguments, begin, in_turns, method_module, peak_bytes, peak_rate, show
 from reference_step import CHANNELS, PATCH, RandomViT
 
 HEADERS = ("B", "ours, s", "literal, s", "times faster", "products, GFLOP", "rate, GFLOP/s")
@@ -78,8 +78,7 @@ def main() -> None:
         side, blocks, dim, batches, repeats = 32, 1, 16, [2, 4], 1
     begin(options)
     backbone, rows = RandomViT(side, blocks), []
-    one = torch.rand(784, dim), torch.rand(dim, 12544)
-    best = 2 * 784 * dim * 12544 / 1e9 / min(seconds(lambda: one[0] @ one[1]) for _ in range(5))
+    best = peak_rate(dim)
     for images in batches:
         works = steps(backbone, torch.rand(images, 3, side, side), dim)
         taken = in_turns(works, repeats)

@@ -22,6 +22,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from uss_bench.plugins.registry import Registry
 from uss_bench.runtime.cores import whole_cores
@@ -91,6 +92,19 @@ def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
         work()
     rounds = [{name: seconds(work) for name, work in works.items()} for _ in range(repeats)]
     return {name: statistics.median(one[name] for one in rounds) for name in works}
+
+
+def peak_rate(dim: int = 512) -> float:
+    """Return the GFLOP/s of one large product, the best of five: what the machine reaches at most."""
+    one, other = torch.rand(784, dim), torch.rand(dim, 12544)
+    return 2 * 784 * dim * 12544 / 1e9 / min(seconds(lambda: one @ other) for _ in range(5))
+
+
+def products(work: Callable[[], object]) -> float:
+    """Return the GFLOP of a work's matrix products and convolutions, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 1e9
 
 
 def peak_bytes(work: Callable[[], object]) -> int:

@@ -8,21 +8,20 @@ ViT-S/8, bugs included; README.md lists the switches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn.batches import ShuffledBatches
-from uss_bench.nn.correspondence import correspondence_terms, cosines, random_points, sample
-from uss_bench.nn.knn import knn_table, positives
+from uss_bench.contracts import Batch
+from uss_bench.nn.correspondence import cosines, random_points, sample
+from uss_bench.nn.distilled import Distilled
+from uss_bench.nn.probed import ProbedNet
 from uss_bench.nn.projector import Projector
-from uss_bench.nn.prototypes import cosine_logits, probe_loss
-from uss_bench.nn.standardizer import Standardizer
+from uss_bench.nn.prototypes import probe_loss
 
 from .sampling import farthest_points, unit_range
 
@@ -30,34 +29,19 @@ DEPTH = "aux:depth@nearest"
 
 
 @dataclass(kw_only=True)
-class DepthG:
-    """A segmentation head trained by correspondences of features and of depth, and a probe on its code.
+class DepthG(Distilled):
+    """A segmentation head trained by correspondences of features and of depth, and a probe on its code."""
 
-    Loss and prediction need `net`, which `train` and `load_state_dict` make.
-    """
-
-    clusters: int
-    """K, the number of the probe's centroids."""
-    dim: int = 70
-    """Dimension of the code."""
     steps: int = 2334
-    """Batches of training."""
     batch_size: int = 32
-    """Items per step, each with a neighbor; the random term needs at least two."""
     weight_self: float = 0.58
-    """Of the correspondence of an image with itself."""
     weight_knn: float = 0.36
-    """Of that with a nearest neighbor."""
     weight_rand: float = 0.70
-    """Of that with random other images."""
     weight_depth: float = 0.19
     """Of the depth term, before it fades."""
     b_self: float = 0.07
-    """Shift of the correspondence of an image with itself: correspondence above it attracts."""
     b_knn: float = 0.025
-    """The same shift for nearest neighbors."""
     b_rand: float = 0.761
-    """The same shift for random other images."""
     b_depth: float = 0.03
     """Shift of the depth term, before it fades."""
     depth_decay: float = 0.6
@@ -74,77 +58,29 @@ class DepthG:
     """Points far from each other in space (farthest-point sampling), or uniform ones as in STEGO."""
     fps_xy: Literal["legacy", "correct"] = "legacy"
     """The released code reads rows as x and columns as y, and misses the patches' centers."""
-    samples: int = 11
-    """Side of the set of sampled points: 11 × 11 per image."""
     samples_decay: float = 0.9
     """Factor on `samples`, rounded down, every so many steps."""
     samples_decay_every: int = 1000
     """Steps between decays of `samples`."""
     decay_at_start: bool = True
     """Let `samples` decay after the first step too, as the released code does."""
-    neighbors: int = 30
-    """Entries of the nearest-neighbor table per item, itself included."""
-    ranks: int = 7
-    """A positive is drawn from the ranks 1 to this of the table."""
-    negatives: int = 5
-    """Random partners per image and step."""
-    zero_clamp: bool = True
-    """Clamp negative correspondence of codes to 0."""
-    pointwise: bool = True
-    """Center the correspondence of features for each point, keeping its overall mean."""
     dropout: float = 0.1
     """Probability of channel dropout before the head, and of the features that are compared."""
-    lr: float = 5e-4
-    """Learning rate of the head."""
-    lr_probe: float = 5e-3
-    """Learning rate of the probe's centroids."""
-    standardize: bool = False
-    """Center and scale features per channel by the training set's moments (needs no label)."""
-    checkpoint_every: int = 400
-    """Steps between offered checkpoints."""
 
-    net: Net = field(init=False, repr=False)
+    facets: ClassVar[Sequence[str]] = ("tokens", DEPTH)
 
-    def train(self, data: Images, ctx: Context) -> None:
-        features = ctx.features(["tokens", DEPTH])
-        net = self.net = Net(features[0]["tokens"].shape[0], self)
-        if self.standardize:
-            net.standardizer.fit(features.moments("tokens"))
-        net.to(ctx.device).train()
-        wanted = {"count": self.neighbors, "standardize": self.standardize}
-        table = torch.from_numpy(ctx.derived("knn", knn_table, params=wanted)["neighbors"])
-        groups = [
-            {"params": list(net.head.parameters()), "lr": self.lr},
-            {"params": [net.centroids], "lr": self.lr_probe},
-        ]
-        optimizer = torch.optim.Adam(groups)  # the code's separate optimizers: Adam is elementwise
-        draws = ctx.generator("positives, points and partners")
-        batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
+    def make_net(self, channels: int) -> ProbedNet:
+        head = Projector(channels, self.dim, activation="relu", dropout=self.dropout)
+        return ProbedNet(channels, head, self.clusters, self.dim)
 
-        def read(items: Tensor) -> tuple[Tensor, Tensor]:
-            batch = features.batch(items)
-            return net.standardizer(batch["tokens"]), unit_range(batch[DEPTH], self.depth_max)
+    def weights(self, step: int) -> dict[str, float]:
+        return {**super().weights(step), "depth": self.schedule(step)[0]}
 
-        for step in ctx.steps(self.steps, net=net, optimizer=optimizer, draws=draws, batches=batches):
-            items = torch.as_tensor(next(batches))
-            near = read(positives(table, items, self.ranks, draws))
-            weight, b_depth, samples = self.schedule(step)
-            terms = self.losses(*read(items), *near, draws, samples, b_depth)
-            weights = {
-                "corr_self": self.weight_self,
-                "corr_knn": self.weight_knn,
-                "corr_rand": self.weight_rand,
-                "depth": weight,
-                "probe": 1.0,
-            }
-            optimizer.zero_grad(set_to_none=True)
-            torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()
-            optimizer.step()
-            if step == 1 or step % 50 == 0:
-                ctx.report(step, **terms)
-            if step % self.checkpoint_every == 0:
-                ctx.checkpoint(step)
-        net.eval()
+    def terms(self, batch: Batch, near: Batch | None, draws: torch.Generator, step: int) -> dict[str, Tensor]:
+        assert near is not None
+        _, b_depth, samples = self.schedule(step)
+        depth, depth_near = (unit_range(one[DEPTH], self.depth_max) for one in (batch, near))
+        return self.losses(batch["tokens"], depth, near["tokens"], depth_near, draws, samples, b_depth)
 
     def schedule(self, step: int) -> tuple[float, float, int]:
         """Return weight and shift of the depth term, and the side of the set of points, at a step from 1.
@@ -183,20 +119,7 @@ class DepthG:
         grid = (f.shape[2], f.shape[3])
         here, there = (self.points(z, grid, samples, draws) for z in (depth, depth_pos))
         seen, seen_pos = (F.dropout2d(one, self.dropout, training=self.net.training) for one in (f, f_pos))
-        terms = correspondence_terms(
-            seen,
-            seen_pos,
-            code,
-            code_pos,
-            (here, there),
-            draws,
-            b_self=self.b_self,
-            b_knn=self.b_knn,
-            b_rand=self.b_rand,
-            negatives=self.negatives,
-            pointwise=self.pointwise,
-            zero_clamp=self.zero_clamp,
-        )
+        terms = self.distill(seen, seen_pos, code, code_pos, draws, (here, there))
         terms["depth"] = self.depth_term(code, depth, here, b_depth)
         return {"probe": probe_loss(code.detach(), self.net.centroids), **terms}
 
@@ -229,32 +152,3 @@ class DepthG:
         if self.zero_clamp:
             agreement = agreement.clamp(min=0)
         return -((d.transpose(1, 2) @ d - b) * agreement).mean()
-
-    def embed(self, batch: Batch) -> Tensor:
-        code: Tensor = self.net(batch["tokens"])
-        return code
-
-    def classify(self, code: Tensor) -> Tensor:
-        return cosine_logits(code, self.net.centroids)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.net.state_dict())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.net = Net(len(state["standardizer.mean"]), self)
-        self.net.load_state_dict(dict(state))
-        self.net.to(state["centroids"].device).eval()
-
-
-class Net(nn.Module):
-    """What is learned: the segmentation head, and the centroids (K, d) of the cluster probe."""
-
-    def __init__(self, channels: int, method: DepthG) -> None:
-        super().__init__()
-        self.standardizer = Standardizer(channels)
-        self.head = Projector(channels, method.dim, activation="relu", dropout=method.dropout)
-        self.centroids = nn.Parameter(torch.randn(method.clusters, method.dim))
-
-    def forward(self, features: Tensor) -> Tensor:
-        code: Tensor = self.head(self.standardizer(features))
-        return code

@@ -22,9 +22,9 @@ from uss_bench.data.views import Photometric, Views, apply_photometric
 from uss_bench.nn.batches import ShuffledBatches
 from uss_bench.nn.correspondence import cosines, random_points, sample
 from uss_bench.nn.pairing import near_derangement
+from uss_bench.nn.probed import Probed, ProbedNet
 from uss_bench.nn.projector import Projector
 from uss_bench.nn.prototypes import cosine_logits, probe_loss
-from uss_bench.nn.standardizer import Standardizer
 
 from .eicue import Colors, eigenvectors, patch_colors
 from .object_contrast import object_contrast, patch_weights
@@ -40,7 +40,7 @@ _OPTIMIZERS = 7
 
 
 @dataclass(kw_only=True)
-class Eagle:
+class Eagle(Probed):
     """A head on the keys of the last three blocks, trained by correspondence first and by objects later.
 
     Loss and prediction need `net`, which `train` and `load_state_dict` make.
@@ -108,7 +108,7 @@ class Eagle:
     def train(self, data: Images, ctx: Context) -> None:
         features = ctx.features(KEYS)
         channels = sum(len(one) for one in features[0].values())
-        net = self.net = Net(channels, self.dim, self.clusters, self.dropout)
+        net = self.net = self.make_net(channels)
         if self.standardize:
             moments = [features.moments(name) for name in KEYS]
             net.standardizer.fit(
@@ -251,30 +251,16 @@ class Eagle:
         code: Tensor = self.net(joined(batch))
         return code
 
-    def classify(self, code: Tensor) -> Tensor:
-        return cosine_logits(code, self.net.centroids)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.net.state_dict())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.net = Net(len(state["standardizer.mean"]), self.dim, self.clusters, self.dropout)
-        self.net.load_state_dict(dict(state))
-        self.net.to(state["centroids"].device).eval()
+    def make_net(self, channels: int) -> Net:
+        return Net(channels, self.dim, self.clusters, self.dropout)
 
 
-class Net(nn.Module):
+class Net(ProbedNet):
     """What prediction needs: the segmentation head, and the centroids (K, d) of the cluster probe."""
 
     def __init__(self, channels: int, dim: int, clusters: int, dropout: float) -> None:
-        super().__init__()
-        self.standardizer = Standardizer(channels)
-        self.head = Projector(channels, dim, activation="relu", dropout=dropout)
-        self.centroids = nn.Parameter(torch.randn(clusters, dim))
-
-    def forward(self, keys: Tensor) -> Tensor:
-        code: Tensor = self.head(self.standardizer(keys))
-        return code
+        head = Projector(channels, dim, activation="relu", dropout=dropout)
+        super().__init__(channels, head, clusters, dim)
 
 
 class Learner(nn.Module):

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uss_bench.contracts import BackboneInfo, Batch, Context, Features, Images
+from uss_bench.contracts import BackboneInfo, Context, Features, Images
 from uss_bench.data.views import Photometric, View, Views, apply_photometric
 from uss_bench.nn.batches import ShuffledBatches
 from uss_bench.nn.ema import ema_update
+from uss_bench.nn.probed import Probed, ProbedNet
 from uss_bench.nn.projector import Projector
-from uss_bench.nn.prototypes import cosine_logits, probe_loss
-from uss_bench.nn.standardizer import Standardizer
+from uss_bench.nn.prototypes import probe_loss
 
 from .pair_loss import hidden_positive_loss, thresholds
 
@@ -35,7 +35,7 @@ _NEIGHBORS = 9
 
 
 @dataclass(kw_only=True)
-class HP:
+class HP(Probed):
     """A head trained by contrast with hidden positives, and a cosine k-means probe on its code.
 
     Loss and prediction need `net`, which `train` and `load_state_dict` make.
@@ -91,7 +91,7 @@ class HP:
 
     def train(self, data: Images, ctx: Context) -> None:
         features = ctx.features(["tokens"])
-        net = self.net = Net(ctx.info.dim, self.dim, self.clusters, self.dropout)
+        net = self.net = self.make_net(ctx.info.dim)
         if self.standardize:
             net.standardizer.fit(features.moments("tokens"))
         projection = nn.Linear(self.dim, self.dim)
@@ -237,37 +237,18 @@ class HP:
     def drop(self, values: Tensor) -> Tensor:
         return F.dropout2d(values, self.dropout, self.net.training and self.feature_dropout)
 
-    def embed(self, batch: Batch) -> Tensor:
-        code: Tensor = self.net(batch["tokens"])
-        return code
-
-    def classify(self, code: Tensor) -> Tensor:
-        return cosine_logits(code, self.net.centroids)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.net.state_dict())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.net = Net(len(state["standardizer.mean"]), self.dim, self.clusters, self.dropout)
-        self.net.load_state_dict(dict(state))
-        self.net.to(state["centroids"].device).eval()
+    def make_net(self, channels: int) -> Net:
+        return Net(channels, self.dim, self.clusters, self.dropout)
 
 
-class Net(nn.Module):
+class Net(ProbedNet):
     """What is learned: the head, its average, and the centroids (K, d) of the cluster probe."""
 
     def __init__(self, channels: int, dim: int, clusters: int, dropout: float) -> None:
-        super().__init__()
-        self.standardizer = Standardizer(channels)
-        self.head = Projector(channels, dim, activation="relu", dropout=dropout)
-        self.averaged = Projector(channels, dim, activation="relu", dropout=dropout)
-        self.averaged.load_state_dict(self.head.state_dict())
-        self.averaged.requires_grad_(False)
-        self.centroids = nn.Parameter(torch.randn(clusters, dim))
-
-    def forward(self, features: Tensor) -> Tensor:
-        code: Tensor = self.head(self.standardizer(features))
-        return code
+        head, averaged = (Projector(channels, dim, activation="relu", dropout=dropout) for _ in range(2))
+        super().__init__(channels, head, clusters, dim)
+        averaged.load_state_dict(head.state_dict())
+        self.averaged = averaged.requires_grad_(False)
 
     def follow(self, momentum: float) -> None:
         """Move the averaged head towards the head: θ_e ← m θ_e + (1 − m) θ."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from fakes import FakeContext, MemoryFeatures, method_module
 from literal_forms import features, literal_distillation, literal_sample, unit
-from planted import accuracy, kmeans, trained
+from planted import merged_accuracy, trained
 from torch import Tensor
 
 from uss_bench.nn.correspondence import random_points
@@ -26,7 +26,7 @@ def make(f: Tensor, **params) -> depthg.DepthG:
     """A method in training mode and in float64."""
     torch.manual_seed(0)
     method = depthg.DepthG(**{"clusters": 3, "dim": 5, "dropout": 0.0} | params)
-    method.net = depthg.Net(f.shape[1], method).double().train()
+    method.net = method.make_net(f.shape[1]).double().train()
     return method
 
 
@@ -323,17 +323,18 @@ def separation(entry) -> float:
     return two.max(axis=1).sum() / two.sum()
 
 
-@pytest.mark.slow
-def test_where_depth_tells_two_classes_apart_the_repaired_term_finds_them_and_the_released_one_does_not(run):
-    """By separation, in a world chosen for it; the accuracy of a whole run gains nothing (README.md)."""
-    repaired = trained(run, "depthg", "depth", **FAST, **PAPER)
-    assert separation(repaired) > 0.9
-    found = repaired.record.last.raw.accuracy
-    assert found > kmeans(run, "depth") - 5
-    assert found > accuracy(run, "random", "depth") + 20
-    assert separation(trained(run, "depthg", "depth", **FAST)) < 0.8, "as released"
-    without = trained(run, "depthg", "depth", **{**FAST, "weight_depth": 0.0})
-    assert separation(without) < 0.8, "without the term"
+@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (4, 5))])
+def test_where_depth_tells_two_classes_apart_the_repaired_term_finds_them_and_the_released_one_does_not(
+    run, seed
+):
+    """Measured, seeds 3 to 5: 97, 95 and 84 repaired; 73, 75 and 75 as released; 64, 67 and 68 without."""
+    asked = {"seed": seed, **FAST}
+    repaired = merged_accuracy(run, "depthg", "depth", **asked, **PAPER)
+    assert repaired > merged_accuracy(run, "dino", "depth", seed=seed, steps=60) - 5
+    assert repaired > merged_accuracy(run, "random", "depth", seed=seed) + 20
+    assert merged_accuracy(run, "depthg", "depth", **asked) < repaired - 5, "as released"
+    without = merged_accuracy(run, "depthg", "depth", **asked | PAPER | {"weight_depth": 0.0})
+    assert without < repaired - 5, "without the term"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fakes import method_module
 from held_memory import Held
 from literal_forms import literal_sample
-from planted import PROTOCOL, SIDE
+from planted import MERGED, SIDE
 from torch import Tensor
 
 from uss_bench.errors import UsageError
@@ -352,8 +352,6 @@ QUICK |= {"objects": 24, "eigenvectors": 2, "switch_after": 5, "steps": 100, "lr
 QUICK |= {"weigh_patches": False, "checkpoint_every": 1000}
 """Two eigenvectors are enough for three objects. Half of the correlations of standardized keys are negative,
 which weights should not be."""
-MERGE = PROTOCOL.replace("]", ",extra_clusters=merge]")
-"""With more clusters than classes and extra ones merged, the luck of k-means' start matters little."""
 
 
 def planted_run(run, method: str = "eagle", variant: str = "all", **params):
@@ -363,7 +361,7 @@ def planted_run(run, method: str = "eagle", variant: str = "all", **params):
         "planted",
         data={"variant": variant},
         backbone="planted-net-faint" if variant == "color" else "planted-net",
-        protocol=MERGE,
+        protocol=MERGED,
         training={"side": SIDE},
         params=params,
     )

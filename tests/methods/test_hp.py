@@ -380,14 +380,18 @@ def test_it_finds_the_classes_of_the_planted_world(run):
 
 @pytest.mark.slow
 def test_without_the_consistency_of_views_its_code_follows_brightness(run):
-    """Measured, seeds 0 and 1: 79 and 81 with the term, 64 and 69 without it.
+    """Of k-means on the code, on seeds that had no part in the choice of the setting, in the mean.
 
-    That is k-means on the code. The probe's accuracy does not show it on every seed: 68.7 and 67.7 with the
-    term, 58.0 and 72.1 without it.
+    Measured, seeds 2 to 4: 80.2, 80.1 and 80.6 with the term, 73.5, 75.6 and 71.1 without it. The probe's
+    accuracy does not show it (README.md).
     """
     weak = SMALL | {"temperature": 0.1}
-    learned = [code_accuracy(run, "hp", "view", **weak | {"consistency": a}) for a in (2.0, 0.0)]
-    assert learned[0] - learned[1] > 5
+    learned = [
+        [code_accuracy(run, "hp", "view", seed=seed, **weak | {"consistency": a}) for seed in (2, 3, 4)]
+        for a in (2.0, 0.0)
+    ]
+    assert all(one > other for one, other in zip(*learned, strict=True))
+    assert sum(learned[0]) / 3 > sum(learned[1]) / 3 + 5
 
 
 @pytest.mark.parametrize(("name", "images"), [("toy3", 200), ("toy27", 300)])

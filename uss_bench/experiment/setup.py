@@ -453,7 +453,7 @@ def _state_runs(
                     hint="Name a record of the same dataset, limit and backbone, or a method.",
                 )
             params[name] = stated_run(cell)
-            if value.endswith(".json"):
+            if value.endswith(".json") and not cell.is_released:  # which is no run of any seed
                 folders[name] = path.parents[1]
             else:
                 params[name]["state"] = record.state_sha256
