@@ -14,18 +14,14 @@ from typing import Literal
 
 from uss_bench.contracts import Context, Images
 from uss_bench.data.view_pairs import ReleasedViews
-from uss_bench.nn.deep_clustering import DeepClustering, codes_of
-from uss_bench.nn.one_view import Classifier, train_one_view
+from uss_bench.nn.label_training import SingleTraining
+from uss_bench.nn.own_network import OwnNetwork
 
 
 @dataclass(kw_only=True)
-class MDC(DeepClustering, ReleasedViews):
+class MDC(SingleTraining, OwnNetwork, ReleasedViews):
     """See the module, and README.md for what each parameter rests on."""
 
-    classifier: Classifier = "learned"
-    """What tells labels apart: a convolution that begins anew in each epoch, or the centroids as they are."""
-    lr_drop_every: int = 20
-    """Epochs after which the learning rate falls to a tenth; the published runs have ten."""
     final: Literal["test", "train"] = "test"
     """Images whose clusters predict: the evaluated ones, as in the released code, or the training ones."""
 
@@ -35,15 +31,5 @@ class MDC(DeepClustering, ReleasedViews):
 
     def train(self, data: Images, ctx: Context) -> None:
         self.begin(ctx)
-        images = ctx.images(side=2 * ctx.side)
-        train_one_view(
-            self,
-            images,
-            self.views(ctx, self.net),
-            codes_of(images, 2),
-            ctx,
-            kind=self.classifier,
-            lr_drop_every=self.lr_drop_every,
-        )
-        images = ctx.test_images() if self.final == "test" else ctx.images()
-        self.finish(images, ctx, codes_of(images))
+        self.train_single(ctx, self.views(ctx, self.net))
+        self.finish_on(ctx.test_images() if self.final == "test" else ctx.images(), ctx)

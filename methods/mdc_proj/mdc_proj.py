@@ -1,7 +1,7 @@
-"""MDC's loop with a projector on frozen features: a port of the idea, and no published method.
+"""MDC's loop with a projector on frozen features: a port, not the published method.
 
-Views are made in feature space: a crop, enlarged, and a flip of the map, and channels that are left out at
-random in the place of colors. The loop is that of `mdc`; its clusters are those of the training images.
+The view of every item is made of its features, so that a run needs no pass of the backbone but the one that
+is stored.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from uss_bench.contracts import Context, Images
-from uss_bench.data.feature_views import FeatureViews
-from uss_bench.nn.one_view import Classifier, train_one_view
-from uss_bench.nn.projected_clustering import ProjectedClustering
+from uss_bench.data.feature_pairs import FeatureViews
+from uss_bench.nn.epochs import EpochViews
+from uss_bench.nn.label_training import SingleTraining
+from uss_bench.nn.projected import ProjectedFeatures
 
 
 @dataclass(kw_only=True)
-class MDCProj(ProjectedClustering, FeatureViews):
-    """See the module, and README.md."""
-
-    classifier: Classifier = "learned"
-    """What tells labels apart: a convolution that begins anew in each epoch, or the centroids as they are."""
+class MDCProjected(SingleTraining, ProjectedFeatures, FeatureViews):
+    """See the module, and README.md for what each parameter rests on."""
 
     def train(self, data: Images, ctx: Context) -> None:
-        source = self.begin(ctx.features(["tokens"]), ctx)
-        views, epochs = self.views(ctx, self.net), self.epochs
-        train_one_view(self, source, views, source.grid, ctx, kind=self.classifier, lr_drop_every=epochs)
-        self.finish(source, ctx, source.grid)
+        features = self.begin(ctx)
+        views = self.views(ctx, self.net.standardizer, self.net.head)
+        self.train_single(ctx, EpochViews(features, ctx.grid, views.code))
+        self.finish_on(features, ctx)

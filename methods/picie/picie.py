@@ -9,35 +9,19 @@ labels. All passes of an epoch see the same views.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from uss_bench.contracts import Context, Images
-from uss_bench.data.view_pairs import ReleasedViews
-from uss_bench.nn.deep_clustering import DeepClustering, codes_of
-from uss_bench.nn.two_views import train_two_views
+from uss_bench.data.view_pairs import ReleasedPairs
+from uss_bench.nn.label_training import PairTraining
+from uss_bench.nn.own_network import OwnNetwork
 
 
 @dataclass(kw_only=True)
-class PiCIE(DeepClustering, ReleasedViews):
+class PiCIE(PairTraining, OwnNetwork, ReleasedPairs):
     """See the module, and README.md for what each parameter rests on."""
-
-    weight_within: float = 1.0
-    weight_across: float = 1.0
-    colors_in_training: Literal["both", "second"] = "both"
-    """Views that are changed in color while training: the released loader of Cityscapes leaves the first as
-    it is, though it was clustered and labelled with changed colors."""
 
     def train(self, data: Images, ctx: Context) -> None:
         self.begin(ctx)
-        images = ctx.images(side=2 * ctx.side)
-        train_two_views(
-            self,
-            images,
-            self.views(ctx, self.net),
-            codes_of(images, 2),
-            ctx,
-            weights=(self.weight_within, self.weight_across),
-            colors_of_first=self.colors_in_training == "both",
-        )
-        images = ctx.images()
-        self.finish(images, ctx, codes_of(images))
+        views = self.views(ctx, self.net)
+        self.train_pairs(ctx, views, self.train_code(views))
+        self.finish_on(ctx.images(), ctx)

@@ -307,7 +307,7 @@ def test_the_command_shows_rows_notes_and_who_says_so(command):
 def test_unusual_splits_and_protocols_stand_in_the_notes(command):
     said = command("claims", "--method", "picie", "--dataset", "cityscapes27")
     text = " ".join(said.out.split())
-    assert "Split picie-eval, protocol stego320@2[resize=bilinear" in text
+    assert "Split picie-eval, protocol picie@1" in text
     assert "3,475 images" in text
 
 

@@ -159,9 +159,13 @@ IN_BLOCKS = ("eagle", "hp", "ppap")
 """Methods that read blocks of a network, which patchstats does not have."""
 
 
+OWN_NETWORK = ("mdc", "picie", "picie_h")
+"""Methods that train a network of their own."""
+
+
 @pytest.mark.parametrize("method", sorted({*Registry().names("methods")} - {"depthg"}))
 def test_all_checks_hold_for_the_built_in_methods(method):
-    backbone = None if method in IN_BLOCKS else "none" if method == "picie" else "patchstats"
+    backbone = None if method in IN_BLOCKS else "none" if method in OWN_NETWORK else "patchstats"
     findings = check_method(method, Registry(), backbone=backbone)
     assert [one.check for one in findings] == [one.name for one in METHOD_CHECKS]
     assert not [one for one in findings if one.status == "failed"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fakes import method_module
+from killing import resumed
 from running import Run
 from safetensors.torch import load
 from torch import Tensor
@@ -12,13 +14,13 @@ from uss_bench.errors import ContractError, UsageError
 from uss_bench.experiment.isolation import IsolatingRegistry
 from uss_bench.experiment.reuse import training_inputs
 from uss_bench.features.inputs import assemble
-from uss_bench.nn import one_view
 from uss_bench.nn.epochs import unit_points
+from uss_bench.nn.label_training import fresh_classifier
 from uss_bench.nn.lloyd import nearest
 from uss_bench.plugins.in_place import method_plugin
 from uss_bench.results.files import read_state
-from uss_bench.training.context import RunContext
 
+mdc = method_module("mdc")
 FAST = {"protocol": "stego320@2[eval_side=32,crf=none]", "training": {"side": 32}}
 SMALL = {
     "network": "test_resnet",
@@ -40,9 +42,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_a_fresh_classifier_is_small_and_belongs_to_its_epoch():
-    one, again, other = (
-        one_view.fresh_classifier(64, 27, torch.Generator().manual_seed(s)) for s in (1, 1, 2)
-    )
+    one, again, other = (fresh_classifier(64, 27, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert one.weight.shape == (27, 64, 1, 1)
     assert one.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert not one.bias.any()
@@ -52,15 +52,16 @@ def test_a_fresh_classifier_is_small_and_belongs_to_its_epoch():
 
 @pytest.mark.parametrize("kind", ["learned", "centroids"])
 def test_logits_and_gradients_are_those_of_a_loop_over_positions(kind):
-    centroids = normal(3, 4, seed=1)
-    classifier = one_view.fresh_classifier(4, 3, torch.Generator().manual_seed(0)).double()
+    method = mdc.MDC(clusters=3, dim=4, classifier=kind)
+    method.centroids = normal(3, 4, seed=1)
+    classifier = fresh_classifier(4, 3, torch.Generator().manual_seed(0)).double()
     code = normal(2, 4, 2, 3, seed=2).requires_grad_()
-    logits = one_view.logits_of_labels(code, kind, classifier, centroids)
+    logits = method.logits(code, classifier)
     for b in range(2):
         for y in range(2):
             for x in range(3):
                 f = code[b, :, y, x] / code[b, :, y, x].norm()
-                weights = classifier.weight[:, :, 0, 0] if kind == "learned" else centroids
+                weights = classifier.weight[:, :, 0, 0] if kind == "learned" else method.centroids
                 torch.testing.assert_close(logits[b, :, y, x], weights @ f)
     logits.square().sum().backward()
     assert code.grad.abs().sum() > 0
@@ -97,10 +98,6 @@ def test_every_switch_changes_what_is_learned(run, states, name):
     assert learned(**{name: SWITCHES[name]}) != states["default"]
 
 
-class Killed(BaseException):
-    """What ends a process in the middle."""
-
-
 @pytest.fixture(scope="module")
 def whole() -> dict[str, object]:
     return {}
@@ -111,23 +108,7 @@ def test_a_run_killed_in_any_pass_ends_with_the_same_record(run, whole, pass_, m
     if not whole:
         outcome = run("mdc", **FAST, params=SMALL)
         whole["record"], whole["state"] = outcome.record, read_state(outcome.path, outcome.record)
-    steps, epochs = RunContext._steps, [0]
-
-    def until(self, total, label, keep, bindings):
-        for step in steps(self, total, label, keep, bindings):
-            if label == "epochs":
-                epochs[0] = step
-            elif label == pass_ and epochs[0] == 2 and step == total:
-                raise Killed
-            yield step
-
-    again = Run(run.registry, run.folder / "again")
-    with monkeypatch.context() as patch:
-        patch.setattr(RunContext, "_steps", until)
-        with pytest.raises(Killed):
-            again("mdc", **FAST, snapshot_seconds=0, force="token", params=SMALL)
-    outcome = again("mdc", **FAST, snapshot_seconds=0, force="token", params=SMALL)
-    assert any("resumed" in note for note in outcome.record.notes)
+    outcome = resumed(run, monkeypatch, pass_, "mdc", **FAST, params=SMALL)
     assert outcome.record.curves == whole["record"].curves
     assert read_state(outcome.path, outcome.record) == whole["state"]
 

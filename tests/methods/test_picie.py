@@ -10,15 +10,15 @@ import timm
 import torch
 import torch.nn.functional as F
 from fakes import method_module
-from running import Run
+from held_memory import Held
+from killing import resumed
 from torch import Tensor
 
 from uss_bench.contracts import BackboneInfo
 from uss_bench.errors import UsageError
-from uss_bench.nn import lloyd, two_views
+from uss_bench.nn import label_training, lloyd
 from uss_bench.nn.pyramid import Pyramid
 from uss_bench.results.files import read_state
-from uss_bench.training.context import RunContext
 
 picie = method_module("picie")
 FAST = {"protocol": "stego320@2[eval_side=32,crf=none]", "training": {"side": 32}}
@@ -59,7 +59,7 @@ def test_both_losses_and_their_gradients_are_the_literal_ones():
     centroids = [normal(3, 4, seed=s) for s in (3, 4)]
     labels = [torch.randint(0, 3, (2, 2, 3), generator=torch.Generator().manual_seed(s)) for s in (5, 6)]
     weights = [torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.1, 0.2, 0.7]).double()]
-    found = two_views.pair_losses(codes, centroids, labels, weights)
+    found = label_training.pair_losses(codes, centroids, labels, weights)
     expected = [
         sum(literal_cross_entropy(codes[a], centroids[b], labels[b], weights[b]) for a, b in pairs) / 2
         for pairs in (((0, 0), (1, 1)), ((0, 1), (1, 0)))
@@ -120,6 +120,55 @@ def test_centroids_that_move_are_the_running_means_of_all_their_points():
         lloyd.move(centroids, counts, batch)
         torch.testing.assert_close(centroids, torch.stack([torch.stack(one).mean(0) for one in members]))
     assert counts.tolist() == [len(one) for one in members]
+
+
+def test_kmeans_holds_no_table_of_all_points_by_all_clusters():
+    points, centroids = torch.rand(100_000, 4), torch.rand(1000, 4)
+    counts = torch.ones(1000, dtype=torch.float64)
+    with Held() as held:
+        lloyd.move(centroids, counts, points)
+    # Distances of a part and twice them for a product; the whole table would be 400 MB, and one-hot 800.
+    assert held.peak < 4 * 4 * lloyd._PIECE
+    assert held.peak < 100_000 * 1000 * 4
+
+
+def test_kmeans_in_parts_is_kmeans(monkeypatch):
+    points, centroids = normal(50, 3), normal(4, 3, seed=1)
+    whole = lloyd.nearest(points, centroids)
+    sums, counts = lloyd.sums_and_counts(points, whole, 4)
+    monkeypatch.setattr(lloyd, "_PIECE", 4 * 7)
+    assert torch.equal(lloyd.nearest(points, centroids), whole)
+    found = lloyd.sums_and_counts(points, whole, 4)
+    torch.testing.assert_close(found[0], sums)
+    assert torch.equal(found[1], counts)
+
+
+def test_first_centroids_hold_a_sample_and_not_all_positions():
+    """The released code keeps every position of 20 batches: 16.8 GB."""
+    ctx = SimpleNamespace(
+        device=torch.device("cpu"),
+        generator=lambda *key: torch.Generator().manual_seed(0),
+        steps=lambda total, **keep: range(1, total + 1),
+    )
+    method = picie.PiCIE(clusters=3, dim=16, cluster_batch_size=2, init_batches=20, init_points=100)
+    method.net = torch.nn.Identity()
+    centroids = torch.zeros(3, 16)
+
+    class Items:
+        def __len__(self):
+            return 40
+
+        def batches(self, sampler):
+            return ((chosen, chosen) for chosen in sampler)
+
+    def code(chosen, _):
+        return torch.rand(len(chosen), 16, 20, 20)
+
+    with Held() as held:
+        method.cluster(centroids, code, Items(), ctx, 1, grid=(20, 20))
+    every_position = 40 * 400 * 16 * 4
+    assert held.peak < every_position / 2
+    assert centroids.abs().sum(dim=1).min() > 0
 
 
 # --- The network ---------------------------------------------------------------------------------
@@ -195,10 +244,6 @@ def test_every_switch_changes_what_is_learned(run, states, name):
     assert learned(**{name: SWITCHES[name]}) != states["default"]
 
 
-class Killed(BaseException):
-    """What ends a process in the middle."""
-
-
 PASSES = ("first centroids", "k-means", "labels", "training")
 
 
@@ -212,23 +257,7 @@ def test_a_run_killed_in_any_pass_ends_with_the_same_record(run, whole, pass_, m
     if not whole:
         outcome = run("picie", **FAST, params=SMALL)
         whole["record"], whole["state"] = outcome.record, read_state(outcome.path, outcome.record)
-    steps, epochs = RunContext._steps, [0]
-
-    def until(self, total, label, keep, bindings):
-        for step in steps(self, total, label, keep, bindings):
-            if label == "epochs":
-                epochs[0] = step
-            elif label == pass_ and epochs[0] == 2 and step == total:
-                raise Killed
-            yield step
-
-    again = Run(run.registry, run.folder / "again")
-    with monkeypatch.context() as patch:
-        patch.setattr(RunContext, "_steps", until)
-        with pytest.raises(Killed):
-            again("picie", **FAST, snapshot_seconds=0, force="token", params=SMALL)
-    outcome = again("picie", **FAST, snapshot_seconds=0, force="token", params=SMALL)
-    assert any("resumed" in note for note in outcome.record.notes)
+    outcome = resumed(run, monkeypatch, pass_, "picie", **FAST, params=SMALL)
     assert outcome.record.curves == whole["record"].curves
     assert outcome.record.candidates == whole["record"].candidates
     assert read_state(outcome.path, outcome.record) == whole["state"]

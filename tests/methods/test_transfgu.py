@@ -81,7 +81,9 @@ def test_the_four_losses_and_their_gradients_are_those_of_loops():
     for name, expected in literal(logits, classes, target, order).items():
         assert found[name].item() == pytest.approx(expected.item(), rel=1e-12), name
         leaf = classes if name == "diversity" else logits
-        one, other = (torch.autograd.grad(loss, leaf)[0] for loss in (found[name], expected))
+        one, other = (
+            torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in (found[name], expected)
+        )
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
@@ -246,6 +248,7 @@ def states() -> dict[str, bytes]:
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWITCHES)
 def test_every_switch_changes_what_is_learned(run, states, name):
     def learned(**params):
@@ -266,6 +269,7 @@ def whole() -> dict[str, object]:
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pass_", ["windows", "heat", "training"])
 def test_a_run_killed_in_any_pass_ends_with_the_same_record(run, whole, pass_, monkeypatch):
     if not whole:

@@ -72,7 +72,7 @@ def test_iic_scores_whole_patches_without_flips_or_a_crf():
 
 
 def test_every_protocol_has_a_summary_and_answers_to_its_id():
-    names = ["full@2", "hummingbird504@1", "hummingbird@1", "iic@1", "neco@1"]
+    names = ["full@2", "hummingbird504@1", "hummingbird@1", "iic@1", "neco@1", "picie@1"]
     names += ["stego320@2", "stego322@2", "transfgu@1"]
     assert protocol_names() == sorted(SUMMARIES) == names
     for name in protocol_names():
@@ -93,6 +93,8 @@ def test_every_protocol_has_a_summary_and_answers_to_its_id():
         ("hummingbird@1", "3b199ee510bb03c3"),
         ("hummingbird504@1", "36b8fc2ba35bf990"),
         ("neco@1", "7dc57fa951370f52"),
+        ("transfgu@1", "adfd030f5ea397d5"),
+        ("picie@1", "4cad63a2828c476a"),
     ],
 )
 def test_the_hash_of_a_frozen_protocol_never_changes(name, digest):
@@ -103,6 +105,12 @@ def test_full_scores_whole_images_at_native_resolution():
     lineage = get_protocol("stego320@2")
     changes = {"name": "full", "extent": "whole", "resize": "bicubic", "crf": CrfParams(reference_side=320)}
     assert get_protocol("full@2") == msgspec.structs.replace(lineage, **changes)
+
+
+def test_picie_is_what_its_released_evaluation_does():
+    """Crop of 320, bilinear images, enlarged logits, no mirror image, no CRF, and a matching on all pixels."""
+    same = get_protocol("stego320@2[resize=bilinear,flip=false,upsample=logits,crf=none]")
+    assert get_protocol("picie@1") == msgspec.structs.replace(same, name="picie", version=1)
 
 
 def test_the_other_values_cover_every_field_that_can_be_changed():

@@ -33,6 +33,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "iic": {"width": 2, "over_clusters": 4, "epochs": 1, "half_window": 2},
     "iic_proj": {"dim": 8, "over_clusters": 4, "epochs": 2},
     "picie": {"network": "test_resnet", "epochs": 1, "dim": 8},
+    "mdc": {"network": "test_resnet", "epochs": 1, "dim": 8},
+    "picie_h": {"network": "test_resnet", "epochs": 1, "dim": 8, "auxiliary_clusters": 5},
+    "picie_proj": {"epochs": 1, "dim": 8},
+    "mdc_proj": {"epochs": 1, "dim": 8},
     "picie-like": {"epochs": 1},
     "attention-gradient": {"steps": 5},
     "eagle-like": {"steps": 3},
@@ -42,6 +46,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 LIKE = ("eagle-like", "hp-like", "ppap-like", "cause-like")
 FROZEN = ("eagle", "hp", "ppap", "attention-gradient", *LIKE)
+
+OWN_NETWORK = ("picie", "mdc", "picie_h", "picie-like")
 
 CLASSES = """
 name = "stripes"
@@ -54,7 +60,7 @@ classes = [{ name = "smooth", color = [230, 159, 0] }, { name = "striped", color
 def train(request, run, random_vit):
     """Runs one of the methods with three clusters, on whatever dataset and labels."""
     frozen = random_vit if request.param in FROZEN else {}
-    options = frozen or ({} if request.param.startswith("picie") else {"backbone": "patchstats"})
+    options = frozen or ({} if request.param in OWN_NETWORK else {"backbone": "patchstats"})
     return functools.partial(run, request.param, params={"clusters": 3, **METHODS[request.param]}, **options)
 
 

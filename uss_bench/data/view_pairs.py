@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from uss_bench.contracts import Context
 from uss_bench.data.views import Geometric, Photometric, Views, apply_geometric, apply_photometric
+from uss_bench.nn.epochs import EpochViews
+from uss_bench.nn.own_network import codes_of
 
 PLACE = Geometric(scale=(0.5, 1.0), flip=0.5)
 
@@ -68,6 +70,26 @@ class ReleasedViews:
     blur: Literal["effective", "stated"] = "effective"
     """Deviations of the blur: uniform to 1.8, as the released formula comes out, or from 0.1 to 2."""
 
-    def views(self, ctx: Context, net: nn.Module) -> ViewPair:
-        """Return the views of the images of a run."""
-        return ViewPair(ctx, net, released_colors(grayscale=self.grayscale, blur=self.blur), PLACE)
+    def views(self, ctx: Context, net: nn.Module) -> EpochViews:
+        """Return the views of the training images of a run, which are read at twice their side."""
+        images = ctx.images(side=2 * ctx.side)
+        color = released_colors(grayscale=self.grayscale, blur=self.blur)
+        return EpochViews(images, codes_of(images, 2), ViewPair(ctx, net, color, PLACE).code)
+
+
+@dataclass(kw_only=True)
+class ReleasedPairs(ReleasedViews):
+    """The same where both views are trained."""
+
+    colors_in_training: Literal["both", "second"] = "both"
+    """Views that are changed in color while training: the released loader of Cityscapes leaves the first as
+    it is, though it was clustered and labelled with changed colors."""
+
+    def train_code(self, views: EpochViews) -> Callable[..., Tensor]:
+        """Return what makes the codes of `views` while training; see `EpochViews.code`."""
+
+        def code(view: int, epoch: int, items: Sequence[int], images: Tensor) -> Tensor:
+            changed = view == 1 or self.colors_in_training == "both"
+            return views.code(view, epoch, items, images, colors=changed)
+
+        return code

@@ -1,14 +1,15 @@
 """The passes of an epoch of deep clustering: k-means over a data set, and its labels of every position.
 
-PiCIE and MDC cluster the codes of all images, label every position, and train on these labels, with a
-network of their own. Each pass is a loop of `Context.steps`, so that a run goes on wherever it was killed.
+PiCIE and MDC cluster the codes of all items, label every position, and train on these labels
+(`uss_bench.nn.label_training`): with a network of their own (`own_network`) or with a projector on frozen
+features (`projected`). Each pass is a loop of `Context.steps`, so that a run goes on wherever it was killed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,19 +19,27 @@ from torch import Tensor, nn
 from uss_bench.contracts import Context, Kept, Sampler
 from uss_bench.nn.lloyd import lloyd, move, nearest, sums_and_counts
 
+Code = Callable[[Sequence[int], Any], Tensor]
+"""Codes (B, d, h, w) of the view of some items, given what a `Reader` has of them."""
 
-class Source(Protocol):
-    """What the passes read, such as an `ImageReader`."""
+
+class Reader(Protocol):
+    """What `Context.images` and `Context.features` have in common."""
 
     def __len__(self) -> int: ...
 
-    def batches(self, sampler: Sampler) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """Yield (items, inputs) without end, read ahead."""
-        ...
+    def batches(self, sampler: Sampler) -> Iterator[tuple[Sequence[int], Any]]: ...
 
 
-Code = Callable[[Sequence[int], Tensor], Tensor]
-"""Codes (B, d, h, w) of the view of some items, given their inputs."""
+@dataclass(frozen=True)
+class EpochViews:
+    """Items, and the codes of their views, which are the same in all passes of an epoch."""
+
+    items: Reader
+    grid: tuple[int, int]
+    """(h, w) of a code."""
+    code: Callable[..., Tensor]
+    """``code(view, epoch, items, values)``: the code of view 0 or 1 of some items, (B, d, h, w)."""
 
 
 class EpochBatches(Iterator[Sequence[int]]):
@@ -67,8 +76,8 @@ def linear_logits(code: Tensor, weights: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class EpochClustering:
-    """What an epoch of PiCIE or MDC consists of, whatever the network and what it reads."""
+class DeepClustering:
+    """What PiCIE, MDC and their ports share: k-means, labels, and prediction."""
 
     clusters: int
     dim: int = 128
@@ -76,7 +85,7 @@ class EpochClustering:
     epochs: int = 10
     batch_size: int = 128
     cluster_batch_size: int = 256
-    """Items of a batch of k-means and of labeling."""
+    """Items of a batch of k-means and of labelling."""
     init_batches: int = 20
     """Batches from which Lloyd's algorithm makes the first centroids."""
     init_points: int = 200_000
@@ -88,29 +97,30 @@ class EpochClustering:
     lr: float = 1e-4
 
     net: nn.Module = field(init=False, repr=False)
+    """Makes codes; of training and evaluation mode."""
     centroids: Tensor = field(init=False, repr=False)
 
     @property
     def trains_in_kmeans(self) -> bool:
-        """Whether the network is in training mode while codes are clustered."""
+        """Whether the network is in training mode while k-means reads its codes."""
         return False
 
     def cluster(
-        self, centroids: Tensor, code: Code, source: Source, ctx: Context, *key: int, grid: int
+        self, centroids: Tensor, code: Code, images: Reader, ctx: Context, *key: int, grid: tuple[int, int]
     ) -> None:
         """Fill the centroids (K, d), in place, by mini-batch k-means over all positions of all items.
 
         Args:
             key: of the random numbers: an epoch and a view.
-            grid: positions h·w of an item.
+            grid: (h, w) of a code.
         """
-        net, size = self.net, self.cluster_batch_size
+        net, size, positions = self.net, self.cluster_batch_size, grid[0] * grid[1]
         net.train(self.trains_in_kmeans)
-        batches = EpochBatches(len(source), size, ctx.generator("cluster order", *key))
-        reader = source.batches(batches)
+        batches = EpochBatches(len(images), size, ctx.generator("cluster order", *key))
+        reader = images.batches(batches)
         first = min(self.init_batches, len(batches))
-        items = min(first * size, len(source))
-        rows = min(self.init_points, items * grid)
+        items = min(first * size, len(images))
+        rows = min(self.init_points, items * positions)
         sample = torch.zeros(rows, self.dim, device=ctx.device)
         filled = torch.zeros((), dtype=torch.int64)
         kept: dict[str, Kept] = {"net": net, "batches": batches}
@@ -121,36 +131,37 @@ class EpochClustering:
             chosen = torch.randperm(len(points), generator=ctx.generator("sample", *key, step))[:share]
             sample[int(filled) : int(filled) + share] = points[chosen.to(points.device)]
             filled += share
-        found = lloyd(sample, self.clusters, self.kmeans_iterations, ctx.generator("first points", *key))
+        clusters = len(centroids)
+        found = lloyd(sample, clusters, self.kmeans_iterations, ctx.generator("first points", *key))
         centroids.copy_(found)
-        counts = sums_and_counts(sample, nearest(sample, centroids), self.clusters)[1] * (items * grid / rows)
+        counts = sums_and_counts(sample, nearest(sample, centroids), clusters)[1] * (items * positions / rows)
         del sample
         for _ in ctx.steps(len(batches) - first, label="k-means", centroids=centroids, counts=counts, **kept):
             move(centroids, counts, self._points(code, *next(reader)))
 
     @torch.no_grad()
-    def _points(self, code: Code, items: Sequence[int], inputs: Tensor) -> Tensor:
-        return unit_points(code(items, inputs))
+    def _points(self, code: Code, items: Sequence[int], values: Any) -> Tensor:
+        return unit_points(code(items, values))
 
     def label(
         self,
         labels: np.ndarray,
         centroids: Tensor,
         code: Code,
-        source: Source,
+        images: Reader,
         ctx: Context,
         *key: int,
     ) -> Tensor:
         """Write the nearest centroid of every position into labels (N, h, w), and return the weights (K,)."""
         net = self.net.eval()
-        counts = torch.zeros(self.clusters, dtype=torch.int64, device=ctx.device)
-        batches = EpochBatches(len(source), self.cluster_batch_size, ctx.generator("label order", *key))
-        reader = source.batches(batches)
+        counts = torch.zeros(len(centroids), dtype=torch.int64, device=ctx.device)
+        batches = EpochBatches(len(images), self.cluster_batch_size, ctx.generator("label order", *key))
+        reader = images.batches(batches)
         kept: dict[str, Kept] = {"net": net, "batches": batches, "counts": counts}
         for _ in ctx.steps(len(batches), label="labels", **kept):
             items, x = next(reader)
             own = nearest(self._points(code, items, x), centroids)
-            counts += torch.bincount(own, minlength=self.clusters)
+            counts += torch.bincount(own, minlength=len(centroids))
             labels[items] = own.cpu().numpy().reshape(len(items), *labels.shape[1:])
         return self.weights(counts)
 
@@ -159,15 +170,10 @@ class EpochClustering:
         even = torch.full_like(counts, 1 / len(counts), dtype=torch.float32)
         return even if self.class_weights == "none" else (counts.double() / counts.sum()).float()
 
-    def finish(self, source: Source, ctx: Context, grid: tuple[int, int]) -> None:
+    def finish(self, items: Reader, code: Code, grid: tuple[int, int], ctx: Context) -> None:
         """Cluster the items as they are, without views: the clusters that predict."""
-        self.cluster(self.centroids, lambda _, x: self.plain(x), source, ctx, 0, 0, grid=grid[0] * grid[1])
+        self.cluster(self.centroids, code, items, ctx, 0, 0, grid=grid)
         self.net.eval()
-
-    def plain(self, inputs: Tensor) -> Tensor:
-        """Return the codes of items as the source has them, without a view."""
-        code: Tensor = self.net(inputs)
-        return code
 
     def classify(self, code: Tensor) -> Tensor:
         return linear_logits(code, self.centroids)
@@ -175,16 +181,11 @@ class EpochClustering:
     def state_dict(self) -> dict[str, Tensor]:
         return {"centroids": self.centroids, **{f"net.{k}": v for k, v in self.net.state_dict().items()}}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.centroids = state["centroids"]
-        own = {name.removeprefix("net."): value for name, value in state.items() if name != "centroids"}
-        self.net = self.restored(own)
-        self.net.load_state_dict(own)
-        self.net.to(self.centroids.device).eval()
-
-    def restored(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """Return a network of the shapes of a state."""
-        raise NotImplementedError
+    def take_up(self, net: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Restore a fresh network and the centroids from `state_dict`."""
+        self.centroids, self.net = state["centroids"], net
+        net.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k != "centroids"})
+        net.to(self.centroids.device).eval()
 
 
 def stored_labels(ctx: Context, name: str, shape: tuple[int, int, int], clusters: int) -> np.ndarray:

@@ -10,8 +10,6 @@ from torch import Tensor
 
 _SPLIT = 1 / 1024
 """By what share the two halves of a cluster that is split differ from it, as in faiss."""
-
-
 _PIECE = 2**24
 """Distances that exist at once: 64 MB of float32."""
 

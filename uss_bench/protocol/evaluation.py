@@ -226,6 +226,7 @@ _BUILT_IN = {
         label_resize="nearest-floor",
     ),
     "iic@1": Protocol(name="iic", version=1, eval_side=200, resize="bilinear", flip=False, crf=None),
+    "picie@1": Protocol(name="picie", version=1, resize="bilinear", flip=False, upsample="logits", crf=None),
     "stego320@2": Protocol(name="stego320", version=2),
     "stego322@2": Protocol(name="stego322", version=2, eval_side=322),
     "transfgu@1": Protocol(
@@ -245,6 +246,7 @@ SUMMARIES = {
     "hummingbird504@1": "the same at 504 pixels, for backbones of patch 14",
     "neco@1": "over-clustering as Leopart and NeCo score it: 448 × 448, squashed, masks of 100 × 100",
     "iic@1": "IIC's: whole patches of 200 pixels, neither flips nor a CRF",
+    "picie@1": "PiCIE, MDC and its IIC: bilinear resize, 320 center crop, logits enlarged, no flip, no CRF",
     "stego320@2": "the common lineage: NEAREST resize, 320 center crop, flip-averaged code, dense CRF",
     "stego322@2": "the same at 322 pixels, for backbones of patch 14",
     "transfgu@1": "TransFGU: images squashed to 320×320 (Cityscapes: eval_width=640), no flip, no CRF",

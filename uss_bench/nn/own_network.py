@@ -1,4 +1,4 @@
-"""Deep clustering with a network of its own on images, as PiCIE and MDC train it."""
+"""Deep clustering that trains a network of its own: a ResNet with a decoder, from random or given weights."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from uss_bench.contracts import Backbone, Batch, Context, ImageReader
 from uss_bench.errors import UsageError
-from uss_bench.nn.epochs import EpochClustering
+from uss_bench.nn.epochs import DeepClustering
 from uss_bench.nn.pyramid import WIDTHS, Pyramid
 
 
 @dataclass(kw_only=True)
-class DeepClustering(EpochClustering):
-    """The passes with a network of its own, that PiCIE and MDC train on images."""
+class OwnNetwork(DeepClustering):
+    """The network of PiCIE and MDC, and what it begins as."""
 
     network: Literal["resnet18", "resnet50", "test_resnet"] = "resnet18"
     """timm's network; random weights with ``--backbone none``, those of the backbone of its name otherwise.
@@ -25,8 +25,11 @@ class DeepClustering(EpochClustering):
     cluster_statistics: Literal["batch", "running"] = "batch"
     """Statistics of batch normalization in k-means; the released code leaves the network in training mode."""
 
-    net: Pyramid = field(init=False, repr=False)
     _start: Mapping[str, Tensor] | None = field(init=False, repr=False, default=None)
+
+    @property
+    def trains_in_kmeans(self) -> bool:
+        return self.cluster_statistics == "batch"
 
     def bind(self, backbone: Backbone) -> None:
         if not backbone.info.dim:
@@ -40,27 +43,24 @@ class DeepClustering(EpochClustering):
 
     def begin(self, ctx: Context) -> None:
         """Make the network and its centroids, and log what its weights begin as."""
-        self.net = Pyramid(self.network, self.dim)
+        net = Pyramid(self.network, self.dim)
         if self._start is None:
             ctx.log(f"The weights of {self.network} begin at random.")
         else:
-            self.net.start_from(self._start)
-        self.net.to(ctx.device)
+            net.start_from(self._start)
+        self.net = net.to(ctx.device)
         self.centroids = torch.zeros(self.clusters, self.dim, device=ctx.device)
 
-    @property
-    def trains_in_kmeans(self) -> bool:
-        return self.cluster_statistics == "batch"
-
-    def plain(self, inputs: Tensor) -> Tensor:
-        return self.embed({"image": inputs / 255})
+    def finish_on(self, images: ImageReader, ctx: Context) -> None:
+        """Cluster images as they are: the clusters that predict."""
+        self.finish(images, lambda _, x: self.net(x / 255), codes_of(images), ctx)
 
     def embed(self, batch: Batch) -> Tensor:
         code: Tensor = self.net(batch["image"])
         return code
 
-    def restored(self, state: Mapping[str, Tensor]) -> Pyramid:
-        return Pyramid(self.network, self.dim)
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.take_up(Pyramid(self.network, self.dim), state)
 
 
 def codes_of(images: ImageReader, shrink: int = 1) -> tuple[int, int]:
