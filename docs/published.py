@@ -15,7 +15,11 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PLAN = ROOT / "leaderboards" / "published.toml"
-ROOTS = {"cocostuff27": "data/coco", "cityscapes27": "data/cityscapes", "potsdam3": "data/potsdam"}
+ROOTS = {
+    **dict.fromkeys(("cocostuff27", "cocostuff15", "cocostuff3"), "data/coco"),
+    "cityscapes27": "data/cityscapes",
+    "potsdam3": "data/potsdam",
+}
 HEAD = """# Every run that a method's page lists as published, as one plan; docs/published.py writes it.
 #
 #     uss-bench run --plan leaderboards/published.toml --out results/published --dry-run

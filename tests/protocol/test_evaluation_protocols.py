@@ -108,7 +108,7 @@ def test_full_scores_whole_images_at_native_resolution():
 
 
 def test_picie_is_what_its_released_evaluation_does():
-    """Crop of 320, bilinear images, enlarged logits, no mirror image, no CRF, and a matching on all pixels."""
+    """Crop of 320, bilinear images, enlarged logits, no mirror image, no CRF, matching on all pixels."""
     same = get_protocol("stego320@2[resize=bilinear,flip=false,upsample=logits,crf=none]")
     assert get_protocol("picie@1") == msgspec.structs.replace(same, name="picie", version=1)
 

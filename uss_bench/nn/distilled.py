@@ -97,7 +97,7 @@ class Distilled(Probed):
             return {**batch, "tokens": net.standardizer(batch["tokens"])}
 
         kept: dict[str, Kept] = {"net": net, "optimizer": optimizer, "draws": draws, "batches": batches}
-        for step in ctx.steps(self.steps, **kept, **self.kept()):
+        for step in ctx.steps(self.steps, label="training", **kept, **self.kept()):
             items = torch.as_tensor(next(batches))
             near = None if table is None else read(positives(table, items, self.ranks, draws))
             terms, weights = self.terms(read(items), near, draws, step), self.weights(step)

@@ -36,7 +36,8 @@ def joint_counts(first: Tensor, second: Tensor, half_window: int) -> Tensor:
     spectrum = (a @ b.conj().transpose(2, 3)).permute(2, 3, 0, 1)
     counts = torch.fft.irfft2(spectrum, s=size)
     window = torch.arange(-half_window, half_window + 1, device=first.device)
-    return counts[:, :, window % size[0]][:, :, :, window % size[1]].permute(2, 3, 0, 1)
+    near: Tensor = counts[:, :, window % size[0]][:, :, :, window % size[1]]
+    return near.permute(2, 3, 0, 1)
 
 
 def information_loss(
