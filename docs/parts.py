@@ -16,7 +16,7 @@ def regenerated(page: str, parts: Mapping[str, Callable[[], str]]) -> str:
     def part(match: re.Match[str]) -> str:
         return f"{match[1]}\n{parts[match[2]]()}\n{match[4]}"
 
-    return re.sub(r"(<!-- part: (\w+) -->)\n(.*?)\n(<!-- end -->)", part, page, flags=re.DOTALL)
+    return re.sub(r"(<!-- part: (\w+) -->)\n(.*?)(<!-- end -->)", part, page, flags=re.DOTALL)
 
 
 def update(path: Path, parts: Mapping[str, Callable[[], str]], script: str) -> int:

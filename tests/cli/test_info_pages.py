@@ -25,8 +25,9 @@ def published(name: str) -> dict[str, int]:
     """Return the number of images of every split, as the adapter itself has it."""
     entry = Registry().find("datasets", name).load()
     module = sys.modules[entry.__module__]
-    if name == "cocostuff27":
-        return {split: row.published for split, row in module.CURATED.items()}
+    if name.startswith("cocostuff"):
+        curated = sys.modules[Registry().find("datasets", "cocostuff27").load().__module__].CURATED
+        return {split: row.published for split, row in curated.items()}
     if name == "potsdam3":
         tiles = {split: tiles * module.ACROSS**2 for split, tiles in module.TILE_SPLITS.items()}
         return {split: images for split, (_, images) in module.LISTS.items()} | tiles

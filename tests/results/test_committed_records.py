@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from uss_bench.evaluation.scoring import score_row, score_under
-from uss_bench.results.files import read_arrays, read_record
+from uss_bench.results.files import read_arrays, read_record, record_files
 
 ROOT = Path(__file__).parents[2] / "leaderboards" / "records"
-RECORDS = sorted(ROOT.glob("**/*.json"))
+RECORDS = record_files(ROOT)
 
 
 def test_there_are_records():

@@ -69,8 +69,7 @@ def boards(
         members = list(group)
         built += _tables(members, claims, known)
         for one in members:
-            for entry in one.entries:
-                entry.release()
+            one.release()
     return sorted(built, key=lambda board: (board.key, board.backbone, board.backbone_sha256))
 
 

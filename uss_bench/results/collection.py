@@ -82,9 +82,10 @@ class Configuration:
     def table(self) -> TableKey:
         return TableKey.of(self.cell)
 
-    def unread(self) -> Configuration:
-        """Return the same configuration, whose arrays are read again and go when it goes."""
-        return replace(self, entries=tuple(map(replace, self.entries)))
+    def release(self) -> None:
+        """Forget the arrays of every record; they are read again when somebody asks."""
+        for entry in self.entries:
+            entry.release()
 
     def counts(self, refinement: Refinement = "crf", checkpoint: Checkpoint = "last") -> list[np.ndarray]:
         """Return the counts of every seed, int64 (N, K, C) each, images in the same order.
@@ -212,7 +213,11 @@ def with_counts(configurations: Iterable[Configuration], broken: list[str]) -> l
 
     None of them are held: the counts of a large table take more than the memory.
     """
-    return [one.unread() for one in counted(configurations, broken)]
+    found = []
+    for one in counted(configurations, broken):
+        one.release()
+        found.append(one)
+    return found
 
 
 def counted(configurations: Iterable[Configuration], broken: list[str]) -> Iterator[Configuration]:
@@ -223,7 +228,7 @@ def counted(configurations: Iterable[Configuration], broken: list[str]) -> Itera
     """
     for configuration in configurations:
         sound: list[Entry] = []
-        for entry in configuration.unread().entries:
+        for entry in configuration.entries:
             try:
                 Configuration((*sound[:1], entry), "").counts("raw")
                 sound.append(entry)

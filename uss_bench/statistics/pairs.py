@@ -39,7 +39,10 @@ def pairs(configurations: Sequence[Configuration], refinement: Refinement, *, re
         DataError: when the counts of a record are missing or damaged.
     """
     protocol = configurations[0].records[0].protocol
-    sampled = [Sampling.of(one.unread().counts(refinement), protocol, resamples) for one in configurations]
+    sampled = []
+    for one in configurations:
+        sampled.append(Sampling.of(one.counts(refinement), protocol, resamples))
+        one.release()
     order = sorted(range(len(sampled)), key=lambda i: -sampled[i].percent("miou"))
     sampled = [sampled[i] for i in order]
     where = list(combinations(range(len(order)), 2))
