@@ -83,6 +83,8 @@ class TransFGU:
     heads: int = 6
     dropout: float = 0.1
     epochs: int = 200
+    passes: int = 1
+    """Over all images in an epoch, each with views of its own: the released lists name an image so often."""
     batch_size: int = 256
     weight_uncertainty: float = 0.3
     weight_diversity: float = 1.0
@@ -136,39 +138,43 @@ class TransFGU:
                 student.load_state_dict(initial)
             student.train()
             shuffled = min(self.shuffled_to, self.shuffled_from + 0.01 * since)
-            order = ctx.generator("training order", epoch)
-            batches = EpochBatches(len(images), self.batch_size, order)
-            reader = images.batches(batches)
-            for step in ctx.steps(
-                step_count, student=student, optimizer=optimizer, teacher=teacher, batches=batches
-            ):
-                items, x = next(reader)
-                drawn = views.draw(epoch, items)
-                size = half_of(x.shape[2:], ctx.patch)
-                seen = apply_geometric(apply_photometric(x / 255, drawn), drawn, size)
-                grid = size[0] // ctx.patch, size[1] // ctx.patch
-                heat = torch.from_numpy(stored[list(items)]).to(ctx.device)
-                tokens = ctx.backbone(seen, ["tokens"])["tokens"]
-                target = apply_geometric(unit_range(heat), drawn, grid)
-                if epoch > self.refresh_after:
-                    with torch.no_grad():
-                        taught = teacher(tokens)[0].softmax(dim=1)
-                    target = self.teacher_share * taught + (1 - self.teacher_share) * target
-                draws = ctx.generator("shuffled clusters", epoch, step)
-                exchanged = torch.randperm(self.clusters, generator=draws).to(ctx.device)
-                terms = self.terms(student, tokens, target.argmax(dim=1), exchanged)
-                loss = (
-                    terms["pseudo_label"]
-                    + self.weight_uncertainty * terms["uncertainty"]
-                    + self.weight_diversity * terms["diversity"]
-                    - shuffled * terms["shuffled"]
-                )
-                if loss > 0:  # as released: nothing is learned where the subtracted term outweighs the others
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    torch.nn.utils.clip_grad_value_(student.parameters(), 1.0)
-                    optimizer.step()
-                ctx.report((epoch - 1) * step_count + step, **terms)
+            for pass_ in range(self.passes):
+                number = (epoch - 1) * self.passes + pass_ + 1
+                order = ctx.generator("training order", number)
+                batches = EpochBatches(len(images), self.batch_size, order)
+                reader = images.batches(batches)
+                for step in ctx.steps(
+                    step_count, student=student, optimizer=optimizer, teacher=teacher, batches=batches
+                ):
+                    items, x = next(reader)
+                    drawn = views.draw(number, items)
+                    size = half_of(x.shape[2:], ctx.patch)
+                    seen = apply_geometric(apply_photometric(x / 255, drawn), drawn, size)
+                    grid = size[0] // ctx.patch, size[1] // ctx.patch
+                    heat = torch.from_numpy(stored[list(items)]).to(ctx.device)
+                    tokens = ctx.backbone(seen, ["tokens"])["tokens"]
+                    target = apply_geometric(unit_range(heat), drawn, grid)
+                    if epoch > self.refresh_after:
+                        with torch.no_grad():
+                            taught = teacher(tokens)[0].softmax(dim=1)
+                        target = self.teacher_share * taught + (1 - self.teacher_share) * target
+                    draws = ctx.generator("shuffled clusters", number, step)
+                    exchanged = torch.randperm(self.clusters, generator=draws).to(ctx.device)
+                    terms = self.terms(student, tokens, target.argmax(dim=1), exchanged)
+                    loss = (
+                        terms["pseudo_label"]
+                        + self.weight_uncertainty * terms["uncertainty"]
+                        + self.weight_diversity * terms["diversity"]
+                        - shuffled * terms["shuffled"]
+                    )
+                    if (
+                        loss > 0
+                    ):  # as released: nothing is learned where the subtracted term outweighs the others
+                        optimizer.zero_grad(set_to_none=True)
+                        loss.backward()
+                        torch.nn.utils.clip_grad_value_(student.parameters(), 1.0)
+                        optimizer.step()
+                    ctx.report((number - 1) * step_count + step, **terms)
             student.eval()
             ctx.checkpoint(epoch)
         student.eval()

@@ -29,6 +29,7 @@ def test_the_plan_is_that_of_the_pages():
 @pytest.fixture(scope="module")
 def weights(checkpoints, tmp_path_factory) -> dict[str, Path]:
     files = dict(checkpoints)
+    files["dino_vits8_hub"] = files["dino_vits8"]
     for name in ("resnet18", "resnet50"):
         files[name] = tmp_path_factory.mktemp("resnets") / f"{name}.pth"
         torch.save(timm.create_model(name, num_classes=0).state_dict(), files[name])

@@ -36,7 +36,7 @@ PINNED = {
     "picie_h-toy3": ("3d0f876ec297", "6e4a03a31372502d", "5c42cda0e4e58068"),
     "iic-toy3": ("3532c61f80ad", "ed047b0796f92695", "76a747945d9c0c7b"),
     "iic_proj-toy3": ("02b473a0ce79", "186d418396724492", "5c3abfee55ca7587"),
-    "transfgu-toy3": ("00c64ae23246", "31a0ad60ebc20306", "861ce6018da99048"),
+    "transfgu-toy3": ("a32ddc47d487", "acbcf07c298fd025", "541143d0f7f9681c"),
     "picie_proj-toy3": ("0fd32d415c36", "d2ffd800eb75e14a", "d2e0ed22cd2ed286"),
     "mdc_proj-toy3": ("9bce6ad5aeed", "6a5fca29a79da5f4", "820a0212138943de"),
 }
