@@ -11,6 +11,7 @@ measured where playwright and Chromium are installed: time until something is se
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import shutil
@@ -74,7 +75,7 @@ def spent(*words: object) -> tuple[float, float]:
 def page_seconds(page: Path, width: int) -> tuple[float, float] | None:
     """Return seconds until a browser shows something of a page, and until all is loaded; None without one."""
     try:
-        from playwright.sync_api import sync_playwright
+        sync_playwright = importlib.import_module("playwright.sync_api").sync_playwright
     except ImportError:
         return None
     with sync_playwright() as driver:

@@ -155,8 +155,8 @@ def test_epochs_are_few_unless_the_spec_says_otherwise(tmp_path):
     assert (found.status, found.text.split(",")[0]) == ("ok", "'training' 3 steps")
 
 
-IN_BLOCKS = ("eagle", "hp", "ppap")
-"""Methods that read blocks of a network, which patchstats does not have."""
+IN_BLOCKS = ("eagle", "hp", "ppap", "transfgu")
+"""Methods that read blocks or attention of a network, which patchstats does not have."""
 
 
 OWN_NETWORK = ("mdc", "picie", "picie_h")

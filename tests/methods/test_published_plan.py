@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from uss_bench.experiment.plan_file import read_plan
 from uss_bench.experiment.setup import Loaded, resolve
 from uss_bench.plugins.registry import Registry
 
-sys.path.insert(0, str(ROOT / "docs"))
-import published
+sys.path.append(str(ROOT / "docs"))
+published = importlib.import_module("published")
 
 __all__ = ["cards", "checkpoints", "depths", "roots"]  # fixtures
 

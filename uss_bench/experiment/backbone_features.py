@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 import torch
 
-from uss_bench.errors import UsageError
+from uss_bench.errors import DataError, UsageError
 from uss_bench.experiment.backbone_cost import backbone_cost
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.experiment.feature_measures import FeatureMeasurement
 from uss_bench.experiment.feature_picture import SHOWN, feature_picture
 from uss_bench.experiment.setup import Loaded
 from uss_bench.features.store import FeatureStore
-from uss_bench.files.atomic import atomic_write, not_written, write_together
+from uss_bench.files.atomic import not_written, write_together
 from uss_bench.files.json_file import read_json
 from uss_bench.plugins.registry import Registry
 from uss_bench.results.feature_counts import counts_path, pack_counts
@@ -81,14 +81,31 @@ def measure_backbones(
             record, counts = _measured(measurement, store, seed, command)
             content = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
             picture = _picture(measurement, store) if seed == seeds[0] else None
+            beside = [(counts_path(path), counts), *([(picture_path(path), picture)] if picture else [])]
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                if picture is not None:
-                    atomic_write(picture_path(path), picture)
-                write_together([(counts_path(path), counts), (path, content)])
+                _refuse_foreign(path, cell.id, beside)
+                write_together([*reversed(beside), (path, content)])
             except OSError as error:
                 raise not_written(path, error) from None
             yield path, record
+
+
+def _refuse_foreign(record: Path, digest: str, beside: Sequence[tuple[Path, bytes]]) -> None:
+    """Raise `DataError` where a record of features would replace a file that uss-bench did not write.
+
+    A record states the digest in its name, and what lies beside it belongs to it. Without a record that is
+    what a killed command left, if it is what would be written.
+    """
+    if record.exists():
+        foreign = [record] if digest.encode() not in record.read_bytes() else []
+    else:
+        foreign = [path for path, content in beside if path.exists() and path.read_bytes() != content]
+    if foreign:
+        raise DataError(
+            f"{foreign[0]} would be replaced, and belongs to no record of uss-bench.",
+            hint="Move or delete it, or choose another folder with --out.",
+        )
 
 
 def _by_block(first: FeatureMeasurement, blocks: Sequence[int]) -> list[FeatureMeasurement]:
