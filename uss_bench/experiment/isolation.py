@@ -136,12 +136,7 @@ def _train_apart(
     context.curves = {name: [(int(a), float(b)) for a, b in rows] for name, rows in found["curves"].items()}
     context.offers = [(int(step), context.scratch / Path(name).name) for step, name in found["offers"]]
     context.resumed = list(found["resumed"])
-    by_step: dict[int, dict[str, float]] = {}
-    for name, curve in context.curves.items():
-        for step, value in curve:
-            by_step.setdefault(step, {})[name] = value
-    for step in sorted(by_step):  # the tracker of the run is here
-        tracking.report(step, by_step[step])
+    tracking.report_curves(context.curves)  # the tracker of the run is here
     store.encoded += int(found["encoded"])
     clock.absorb(msgspec.convert(found["phases"], dict[str, Phase]), credited=found["credited"])
     return Isolation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -188,7 +188,7 @@ def _run(
     if trained.source:
         clock.credit("train", trained.phase.seconds, trained.phase.peak_bytes)
         progress.log(f"Nothing is trained: the state is that of record {trained.source}.")
-        _track(trained.curves)
+        tracking.report_curves(trained.curves)
 
     evaluator = make_evaluator(setup, store, pool, clock)
     # As whoever takes the state from the cache or from the record: from its bytes, never from memory.
@@ -235,16 +235,6 @@ def _run(
         )
     setup.check_unchanged()
     return record, _arrays(setup, evaluator, evaluations), trained.state
-
-
-def _track(curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    """Send the curves of a training that was done before to the tracker, in the order of their steps."""
-    of_step: dict[int, dict[str, float]] = {}
-    for name, curve in curves.items():
-        for step, value in curve:
-            of_step.setdefault(step, {})[name] = value
-    for step, values in sorted(of_step.items()):
-        tracking.report(step, values)
 
 
 def _train(setup: Setup, method: Method, context: RunContext, store: FeatureStore, clock: Clock) -> Trained:

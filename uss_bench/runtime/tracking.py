@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,16 @@ def report(step: int, scalars: Mapping[str, float]) -> None:
     """Send scalars to the tracker of the run that is in training, if it has one."""
     if _current is not None:
         _current.log(step, scalars)
+
+
+def report_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Send the curves of a training that ran before or elsewhere, in the order of their steps."""
+    of_step: dict[int, dict[str, float]] = {}
+    for name, curve in curves.items():
+        for step, value in curve:
+            of_step.setdefault(step, {})[name] = value
+    for step, values in sorted(of_step.items()):
+        report(step, values)
 
 
 @contextlib.contextmanager
