@@ -37,7 +37,8 @@ from uss_bench.contracts import IGNORE
 from uss_bench.evaluation.evaluator import Evaluator
 from uss_bench.evaluation.scoring import score_under
 from uss_bench.experiment.cells import CellSpec
-from uss_bench.experiment.setup import Setup, resolve
+from uss_bench.experiment.resolving import resolve
+from uss_bench.experiment.setup import Setup
 from uss_bench.features.store import FeatureStore
 from uss_bench.nn.batches import ShuffledBatches
 from uss_bench.plugins.registry import Registry

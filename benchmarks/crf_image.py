@@ -25,8 +25,8 @@ from tabulate import tabulate
 from uss_bench.crf import CrfParams, CrfPool
 from uss_bench.evaluation.scoring import score_under
 from uss_bench.experiment.cells import CellSpec
-from uss_bench.experiment.runner import make_evaluator
-from uss_bench.experiment.setup import resolve
+from uss_bench.experiment.evaluating import make_evaluator
+from uss_bench.experiment.resolving import resolve
 from uss_bench.plugins.registry import Registry
 from uss_bench.runtime import progress
 from uss_bench.runtime.seeding import seed_everything

@@ -28,8 +28,10 @@ from tabulate import tabulate
 from uss_bench.data.subset import limited, limited_labels
 from uss_bench.estimate.costs import TABLE, Cost, cost_of, installed_costs, measured_costs, table_text
 from uss_bench.experiment.cells import CellSpec
+from uss_bench.experiment.data_in_use import data_fingerprint
+from uss_bench.experiment.resolving import resolve
 from uss_bench.experiment.runner import run_cell
-from uss_bench.experiment.setup import Setup, data_fingerprint, resolve
+from uss_bench.experiment.setup import Setup
 from uss_bench.plugins.registry import Registry
 from uss_bench.runtime import progress
 

@@ -32,8 +32,8 @@ from PIL import Image
 from tabulate import tabulate
 
 from uss_bench.experiment.cells import CellSpec
+from uss_bench.experiment.resolving import resolve
 from uss_bench.experiment.runner import run_cell
-from uss_bench.experiment.setup import resolve
 from uss_bench.features.store import FeatureStore
 from uss_bench.nn.epochs import DeepClustering, EpochBatches, EpochViews
 from uss_bench.nn.label_training import PairTraining

@@ -12,7 +12,7 @@ from PIL import Image
 from running import PLUGINS, SMALL
 
 from uss_bench.experiment.cells import CellSpec
-from uss_bench.experiment.setup import resolve
+from uss_bench.experiment.resolving import resolve
 from uss_bench.plugins.registry import Registry
 from uss_bench.results.collection import Entry, TableKey, gather
 from uss_bench.results.files import read_arrays, read_record

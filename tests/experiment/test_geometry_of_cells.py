@@ -20,7 +20,8 @@ from uss_bench.experiment.cells import CellSpec, Execution
 from uss_bench.experiment.command_line import command_line
 from uss_bench.experiment.plan_file import read_plan
 from uss_bench.experiment.recipe import read_recipe
-from uss_bench.experiment.setup import Setup, resolve
+from uss_bench.experiment.resolving import resolve
+from uss_bench.experiment.setup import Setup
 from uss_bench.features.store import FeatureStore
 from uss_bench.plugins.params import training_geometry
 from uss_bench.plugins.registry import Registry

@@ -18,8 +18,8 @@ from uss_bench.errors import ContractError, RunError, UsageError
 from uss_bench.experiment import isolated_places, method_process
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.experiment.isolation import IsolatedMethod, IsolatingRegistry
+from uss_bench.experiment.resolving import resolve
 from uss_bench.experiment.runner import run_cell
-from uss_bench.experiment.setup import resolve
 from uss_bench.features.store import FeatureStore
 from uss_bench.kit.scenes import CLASSES_FILE, write_scenes
 from uss_bench.plugins.in_place import method_plugin

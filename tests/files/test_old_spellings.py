@@ -12,7 +12,7 @@ from potsdam_files import archive
 from uss_bench.errors import DataError, UsageError
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.experiment.plan_file import read_plan
-from uss_bench.experiment.setup import resolve
+from uss_bench.experiment.resolving import resolve
 from uss_bench.experiment.studies import find_study
 from uss_bench.plugins.registry import Registry
 from uss_bench.plugins.specs import read_spec

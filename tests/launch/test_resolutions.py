@@ -16,7 +16,7 @@ from PIL import Image
 from running import PLUGINS, SMALL, python
 
 from uss_bench.errors import DataError
-from uss_bench.experiment import setup as setups
+from uss_bench.experiment import resolving
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.experiment.plan_file import Asked
 from uss_bench.files import status as statuses
@@ -73,8 +73,8 @@ def asked(photos, tmp_path) -> CellSpec:
 def plan(tmp_path, monkeypatch) -> Callable[[CellSpec], tuple[str, bool]]:
     """Plan one cell; return its id, and whether anything was loaded for it."""
     calls: list[object] = []
-    resolve = setups.resolve
-    monkeypatch.setattr(setups, "resolve", lambda *given: calls.append(given) or resolve(*given))
+    resolve = resolving.resolve
+    monkeypatch.setattr(resolving, "resolve", lambda *given: calls.append(given) or resolve(*given))
 
     def plan(spec: CellSpec) -> tuple[str, bool]:
         calls.clear()

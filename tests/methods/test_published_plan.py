@@ -13,7 +13,7 @@ import torch
 from test_published_runs import ROOT, cards, checkpoints, depths, roots
 
 from uss_bench.experiment.plan_file import read_plan
-from uss_bench.experiment.setup import Loaded, resolve
+from uss_bench.experiment.resolving import Loaded, resolve
 from uss_bench.plugins.registry import Registry
 
 sys.path.append(str(ROOT / "docs"))

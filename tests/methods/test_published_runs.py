@@ -25,7 +25,7 @@ from potsdam_files import archive
 
 from uss_bench.claims import Claim, claim_differences, claims_for, load_claims
 from uss_bench.experiment.cells import CellSpec
-from uss_bench.experiment.setup import resolve
+from uss_bench.experiment.resolving import resolve
 from uss_bench.plugins.registry import Registry
 from uss_bench.results.files import read_record
 from uss_bench.results.record import Cell

@@ -20,7 +20,7 @@ from safetensors.torch import load
 from uss_bench.crf import CrfPool
 from uss_bench.data.views import View
 from uss_bench.errors import DataError, UsageError
-from uss_bench.experiment.runner import make_evaluator
+from uss_bench.experiment.evaluating import make_evaluator
 from uss_bench.plugins.loading import load_dataset
 from uss_bench.plugins.registry import Registry
 from uss_bench.results.collection import Entry

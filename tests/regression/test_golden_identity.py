@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from uss_bench.experiment.setup import Loaded, resolve
+from uss_bench.experiment.resolving import Loaded, resolve
 from uss_bench.plugins.registry import Registry
 from uss_bench.regression.golden import read_golden, read_plan
 from uss_bench.results.record import Cell

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from uss_bench.experiment.cells import CellSpec
+from uss_bench.experiment.resolving import resolve
 from uss_bench.experiment.runner import run_cell
-from uss_bench.experiment.setup import Setup, resolve
+from uss_bench.experiment.setup import Setup
 from uss_bench.features.store import FeatureStore
 from uss_bench.plugins.registry import Registry
 from uss_bench.results.collection import Entry

@@ -20,7 +20,7 @@ from uss_bench.contracts import IGNORE, Dataset
 from uss_bench.data.geometry import center_crop
 from uss_bench.data.subset import limited, limited_labels
 from uss_bench.errors import UssBenchError
-from uss_bench.experiment.setup import data_fingerprint
+from uss_bench.experiment.data_in_use import data_fingerprint
 from uss_bench.plots.colors import IGNORED, cluster_colors
 from uss_bench.plugins.registry import Registry
 from uss_bench.protocol import Protocol

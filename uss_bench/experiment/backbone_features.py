@@ -15,7 +15,7 @@ from uss_bench.experiment.backbone_cost import backbone_cost
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.experiment.feature_measures import FeatureMeasurement
 from uss_bench.experiment.feature_picture import SHOWN, feature_picture
-from uss_bench.experiment.setup import Loaded
+from uss_bench.experiment.resolving import Loaded
 from uss_bench.features.store import FeatureStore
 from uss_bench.files.atomic import not_written, write_together
 from uss_bench.files.json_file import read_json

@@ -33,7 +33,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class CellSpec(_Part, frozen=True):
     """One cell as it was asked for: the options of ``uss-bench run`` that say what is run.
 
-    `uss_bench.experiment.setup.resolve` turns it into what a run needs.
+    `uss_bench.experiment.resolving.resolve` turns it into what a run needs.
     """
 
     method: Name

@@ -36,7 +36,8 @@ from uss_bench.evaluation.upsampling import Predicts
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.experiment.neco import neco_clusterings
 from uss_bench.experiment.probe import ProbeConfiguration, Probed, targets, train_probe
-from uss_bench.experiment.setup import Loaded, Setup, resolve
+from uss_bench.experiment.resolving import Loaded, resolve
+from uss_bench.experiment.setup import Setup
 from uss_bench.features.store import FeatureStore
 from uss_bench.nn.retrieval import memory_bank
 from uss_bench.nn.some_items import ReadsBatches, SomeItems

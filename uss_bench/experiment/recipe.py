@@ -45,7 +45,7 @@ class Recipe:
             UssBenchError: when a name, an option, data or weights do not exist any more.
         """
         from uss_bench.experiment.cells import CellSpec
-        from uss_bench.experiment.setup import resolve
+        from uss_bench.experiment.resolving import resolve
 
         cell = self.record.cell
         backbone, weights, alias = self._network(registry)

@@ -25,7 +25,8 @@ from uss_bench.backbones.checkpoint_files import read_checkpoint
 from uss_bench.contracts import Backbone
 from uss_bench.errors import DataError, UsageError, blame
 from uss_bench.experiment.cells import CellSpec
-from uss_bench.experiment.setup import Setup, resolve
+from uss_bench.experiment.resolving import resolve
+from uss_bench.experiment.setup import Setup
 from uss_bench.files.digests import digest_file
 from uss_bench.plugins.registry import Registry
 

@@ -3,48 +3,47 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from msgspec.structs import replace
 from safetensors.torch import save
 
 from uss_bench.contracts import Method
 from uss_bench.crf import CrfPool
 from uss_bench.errors import DataError, UssBenchError, blame
-from uss_bench.evaluation.evaluator import Evaluation, Evaluator
-from uss_bench.evaluation.scoring import match_all, score_row, score_under
+from uss_bench.evaluation.evaluator import Evaluation
+from uss_bench.experiment.evaluating import (
+    choose_candidate,
+    counts_and_maps,
+    label_free_criteria,
+    make_evaluator,
+    matchings,
+    monitor_points,
+    scored_result,
+)
 from uss_bench.experiment.isolation import end_isolation, train
 from uss_bench.experiment.reuse import stored_state
 from uss_bench.experiment.setup import Setup
 from uss_bench.features.store import FeatureStore
-from uss_bench.protocol import Protocol
 from uss_bench.results.arrays import Arrays
 from uss_bench.results.collection import Entry
 from uss_bench.results.files import is_done, read_record, record_path, write_record
 from uss_bench.results.provenance import environment
 from uss_bench.results.record import (
     SCHEMA,
-    Candidate,
     Checkpoint,
-    CheckpointResult,
     ClassRow,
-    Criteria,
-    MonitorPoint,
     Phase,
-    Refinement,
     RunRecord,
-    ScoreRow,
 )
 from uss_bench.results.states import Trained
 from uss_bench.runtime import progress, tracking
 from uss_bench.runtime.seeding import seed_everything
 from uss_bench.training.clock import Clock
 from uss_bench.training.context import SNAPSHOT_SECONDS, RunContext, portable_state
-from uss_bench.training.criteria import read_criteria, sample_images
-from uss_bench.training.monitoring import collapse_warning, monitor, sample_batches
+from uss_bench.training.monitoring import collapse_warning
 from uss_bench.training.workspace import Workspace
 
 Obtain = Callable[[Callable[[], Trained]], Trained]
@@ -193,15 +192,15 @@ def _run(
     evaluator = make_evaluator(setup, store, pool, clock)
     # As whoever takes the state from the cache or from the record: from its bytes, never from memory.
     method = best = setup.make_method(trained.state, store.device)
-    candidates, winner = _choose(setup, method, trained, evaluator, store, clock)
+    candidates, winner = choose_candidate(setup, method, trained, evaluator, store, clock)
     if winner is not None:
         best = setup.make_method(winner[1].read_bytes(), store.device)
     with clock.phase("evaluate"):
         last = evaluator.evaluate(method)
         selected = last if winner is None else evaluator.evaluate(best)
     with clock.phase("monitor"):
-        points = _monitor(setup, context, len(items), trained)
-        criteria = _criteria(setup, method, evaluator)
+        points = monitor_points(setup, context, len(items), trained)
+        criteria = label_free_criteria(setup, method, evaluator)
 
     record = replace(
         base,
@@ -227,14 +226,14 @@ def _run(
     if setup.test_labels is not None:
         if winner is not None:
             evaluations["selected"] = selected
-        of_last, of_best = _matchings(setup, [method, best], store, clock)
+        of_last, of_best = matchings(setup, [method, best], store, clock)
         record = replace(
             record,
-            last=_result(None, last, setup.protocol, of_last),
-            selected=_result(winner[0] if winner else None, selected, setup.protocol, of_best),
+            last=scored_result(None, last, setup.protocol, of_last),
+            selected=scored_result(winner[0] if winner else None, selected, setup.protocol, of_best),
         )
     setup.check_unchanged()
-    return record, _arrays(setup, evaluator, evaluations), trained.state
+    return record, counts_and_maps(setup, evaluator, evaluations), trained.state
 
 
 def _train(setup: Setup, method: Method, context: RunContext, store: FeatureStore, clock: Clock) -> Trained:
@@ -264,131 +263,3 @@ def _built_upon(setup: Setup) -> list[str]:
         f"{name} is record {record.id} with state {record.state_sha256[:12]}"
         for name, record in records.items()
     ]
-
-
-def make_evaluator(
-    setup: Setup, store: FeatureStore, pool: CrfPool | None, clock: Clock, *, on_train: bool = False
-) -> Evaluator:
-    """Build the evaluator of the test or the training split, extracting features that are missing."""
-    items = setup.evaluation_items(setup.train_images if on_train else None)
-    with clock.phase("extract"):
-        features = store.open(items, setup.facets) if setup.facets else None
-    return Evaluator(
-        method_name=setup.spec.name,
-        inputs=setup.inputs,
-        items=items,
-        features=features,
-        labels=setup.train_labels() if on_train else setup.test_labels,
-        n_classes=len(setup.dataset.classes),
-        protocol=setup.protocol,
-        alpha=setup.alpha,
-        pool=pool,
-        device=store.device,
-    )
-
-
-def evaluate_state(setup: Setup, method: Method, store: FeatureStore, pool: CrfPool | None) -> Arrays:
-    """Return the counts and maps of a trained method, as its record's last checkpoint has them."""
-    evaluator = make_evaluator(setup, store, pool, Clock())
-    return _arrays(setup, evaluator, {"last": evaluator.evaluate(method)})
-
-
-def _matchings(
-    setup: Setup, states: Sequence[Method], store: FeatureStore, clock: Clock
-) -> list[np.ndarray | None]:
-    """Return the class of each cluster of every state, or None where the test images decide it.
-
-    Matching on the training split takes unrefined, unflipped predictions at the code's resolution, as
-    candidates are scored.
-    """
-    protocol = setup.protocol
-    if protocol.match_on == "test" or setup.test_labels is None:
-        return [None] * len(states)
-    evaluator = make_evaluator(setup, store, None, clock, on_train=True)
-    with clock.phase("match"):
-        counts = evaluator.patch_counts(states)
-    return [match_all(one, protocol.matching, protocol.extra_clusters) for one in counts]
-
-
-def _choose(
-    setup: Setup,
-    method: Method,
-    trained: Trained,
-    evaluator: Evaluator,
-    store: FeatureStore,
-    clock: Clock,
-) -> tuple[list[Candidate], tuple[int, Path] | None]:
-    """Score the offered checkpoints with labels; return them and the winner, None if it is the last."""
-    if setup.test_labels is None or not trained.offers:
-        return [], None
-    with clock.phase("candidates"):
-        states = [setup.make_method(path.read_bytes(), store.device) for _, path in trained.offers]
-        counts = evaluator.patch_counts([*states, method])
-    scores = [
-        score_under(one, setup.protocol, classes)
-        for one, classes in zip(counts, _matchings(setup, [*states, method], store, clock), strict=True)
-    ]
-    steps = [step for step, _ in trained.offers] + [None]
-    candidates = [
-        Candidate(step=step, accuracy=100 * one.accuracy, miou=100 * one.miou)
-        for step, one in zip(steps, scores, strict=True)
-    ]
-    best = max(range(len(scores)), key=lambda index: (scores[index].miou, index))
-    return candidates, (trained.offers[best] if best < len(trained.offers) else None)
-
-
-def _monitor(setup: Setup, context: RunContext, n_items: int, trained: Trained) -> list[MonitorPoint]:
-    """Read the offered states and the last one on unlabeled training items; nothing if nothing was trained.
-
-    The state at the end of training is left out where the last offer is the same.
-
-    Args:
-        n_items: number of training items.
-    """
-    if not trained.offers and not trained.curves:
-        return []
-    states: list[tuple[int | None, Callable[[], bytes]]] = [
-        (step, path.read_bytes) for step, path in trained.offers
-    ]
-    if not trained.offers or trained.offers[-1][1].read_bytes() != trained.state:
-        states.append((None, lambda: trained.state))
-    with blame(f"Method '{setup.spec.name}'", "monitoring"):
-        methods = ((step, setup.make_method(read(), context.device)) for step, read in states)
-        batches = [context.sample(setup.inputs, indices) for indices in sample_batches(n_items)]
-        return monitor(methods, batches, setup.alpha)
-
-
-def _criteria(setup: Setup, method: Method, evaluator: Evaluator) -> Criteria:
-    """Read the final state on some of the evaluated images, without their labels."""
-    with blame(f"Method '{setup.spec.name}'", "predicting without labels"):
-        batches = evaluator.unlabeled(sample_images(len(evaluator)))
-        return read_criteria(method, batches, setup.facets)
-
-
-def _result(
-    step: int | None, evaluation: Evaluation, protocol: Protocol, classes: np.ndarray | None
-) -> CheckpointResult:
-    def scored(counts: np.ndarray) -> ScoreRow:
-        return score_row(score_under(counts, protocol, classes))
-
-    crf = None if evaluation.crf is None else scored(evaluation.crf)
-    return CheckpointResult(step=step, raw=scored(evaluation.raw), crf=crf)
-
-
-def _arrays(setup: Setup, evaluator: Evaluator, evaluations: dict[Checkpoint, Evaluation]) -> Arrays:
-    counts: dict[tuple[Checkpoint, Refinement], np.ndarray] = {}
-    maps: dict[tuple[Checkpoint, Refinement], np.ndarray] = {}
-    for name, one in evaluations.items():
-        maps[name, "raw"] = one.raw_maps
-        if setup.test_labels is not None:
-            counts[name, "raw"] = one.raw
-        if one.crf is not None and one.crf_maps is not None:
-            maps[name, "crf"] = one.crf_maps
-            if setup.test_labels is not None:
-                counts[name, "crf"] = one.crf
-    return Arrays(
-        image_ids=list(setup.test_images.ids),
-        counts=counts,
-        map_ids=[setup.test_images.ids[index] for index in evaluator.kept],
-        maps=maps,
-    )

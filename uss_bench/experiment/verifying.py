@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from uss_bench.crf import CrfPool
+from uss_bench.experiment.evaluating import evaluate_state
 from uss_bench.experiment.restoring import restore
-from uss_bench.experiment.runner import evaluate_state
 from uss_bench.experiment.setup import Setup
 from uss_bench.features.store import FeatureStore
 from uss_bench.plugins.registry import Registry

@@ -22,8 +22,9 @@ from uss_bench.contracts import Backbone, Batch, Images, Method
 from uss_bench.errors import ContractError, blame
 from uss_bench.evaluation.predictor import Predictor
 from uss_bench.experiment.cells import CellSpec
+from uss_bench.experiment.resolving import Loaded, resolve
 from uss_bench.experiment.runner import run_cell
-from uss_bench.experiment.setup import Loaded, Setup, resolve
+from uss_bench.experiment.setup import Setup
 from uss_bench.features.encoder import Encoder
 from uss_bench.features.inputs import assemble
 from uss_bench.features.planes import aux_channel

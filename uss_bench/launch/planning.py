@@ -23,7 +23,8 @@ from uss_bench.runtime import progress
 from uss_bench.training.workspace import Workspace
 
 if TYPE_CHECKING:
-    from uss_bench.experiment.setup import Loaded, Setup
+    from uss_bench.experiment.resolving import Loaded
+    from uss_bench.experiment.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class _Loader:
         self._loaded: Loaded | None = None
 
     def setup(self, asked: Asked) -> Setup:
-        from uss_bench.experiment.setup import Loaded, resolve
+        from uss_bench.experiment.resolving import Loaded, resolve
 
         self._loaded = self._loaded or Loaded()
         with _at(asked.place):

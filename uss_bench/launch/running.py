@@ -9,8 +9,9 @@ from uss_bench.errors import DataError
 from uss_bench.experiment.cells import CellSpec, CellWork, Execution, ExtractionWork
 from uss_bench.experiment.command_line import command_line
 from uss_bench.experiment.isolation import IsolatingRegistry
+from uss_bench.experiment.resolving import resolve
 from uss_bench.experiment.runner import run_cell
-from uss_bench.experiment.setup import Setup, resolve
+from uss_bench.experiment.setup import Setup
 from uss_bench.features.store import FeatureStore
 from uss_bench.plots.beside_record import draw_missing, draw_pictures
 from uss_bench.plugins.registry import Registry

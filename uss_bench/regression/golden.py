@@ -16,8 +16,8 @@ import torch
 
 from uss_bench.errors import DataError, UsageError
 from uss_bench.experiment.plan_file import PlanFile
+from uss_bench.experiment.resolving import Loaded, resolve
 from uss_bench.experiment.runner import run_cell
-from uss_bench.experiment.setup import Loaded, resolve
 from uss_bench.files.arrays import read_npz
 from uss_bench.files.atomic import write_together
 from uss_bench.files.json_file import JSON_ERRORS, read_json

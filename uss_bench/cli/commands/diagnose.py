@@ -39,7 +39,7 @@ def command(
 
     from uss_bench.experiment.cells import CellSpec
     from uss_bench.experiment.diagnosis import diagnose
-    from uss_bench.experiment.setup import resolve
+    from uss_bench.experiment.resolving import resolve
     from uss_bench.runtime.device import pick_device
 
     setup = resolve(CellSpec(method=method, **asked), registry)

@@ -118,7 +118,7 @@ def command(
     from uss_bench.evaluation.external import ExternalPredictions
     from uss_bench.evaluation.scoring import score_row, score_under
     from uss_bench.experiment.cells import CellSpec
-    from uss_bench.experiment.setup import load_data
+    from uss_bench.experiment.data_in_use import load_data
     from uss_bench.plots.panels import save_panel
     from uss_bench.protocol import TrainingGeometry, default_protocol, get_protocol
     from uss_bench.results import record as records

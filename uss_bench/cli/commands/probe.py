@@ -101,8 +101,8 @@ def command(
     from uss_bench.experiment import probe as probing
     from uss_bench.experiment.cells import CellSpec
     from uss_bench.experiment.recipe import find_recipe
+    from uss_bench.experiment.resolving import resolve
     from uss_bench.experiment.restoring import restore
-    from uss_bench.experiment.setup import resolve
     from uss_bench.files.atomic import atomic_write, not_written
     from uss_bench.files.json_file import read_json
     from uss_bench.results.files import find_record, read_record
