@@ -80,7 +80,7 @@ def as_one_batch(
     """The same as `one_after_another`, with the parameters of all values as one batch."""
     torch.manual_seed(SEED)
     one = learner(VALUES[0], batch_size, steps)
-    one.net = method_module("smooseg").Net(CHANNELS, CLUSTERS, one.dim, one.dropout).train()
+    one.net = one.make_net(CHANNELS).train()
     loss = Losses(one)
     parameters, buffers = stack_module_state([loss] * len(VALUES))  # type: ignore[arg-type]
     ours = {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn.batches import ShuffledBatches
-from uss_bench.nn.ema import ema_update
-from uss_bench.nn.pairing import near_derangement
-from uss_bench.nn.projector import Projector
-from uss_bench.nn.prototypes import cosine_logits, unit_prototypes
+from uss_bench.nn.mean_teacher import MeanTeacher, MeanTeacherNet
+from uss_bench.nn.prototypes import cosine_logits
 from uss_bench.nn.sinkhorn import sinkhorn
-from uss_bench.nn.standardizer import Standardizer
 
 from .pair_loss import mean_pair_loss
 
@@ -30,20 +25,14 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
 
 
 @dataclass(kw_only=True)
-class DS2DL:
-    """A projector, K local and K global prototypes (student and teacher), and the bias of the pair loss.
+class DS2DL(MeanTeacher):
+    """A projector, C local and C global prototypes (student and teacher), and the bias of the pair loss.
 
-    Loss and prediction need `net`, which `train` and `load_state_dict` make. The total loss (Eq. 8) is
-    the sum of five terms; a weight of 0 leaves a term out, as the rows of Table 2 do.
+    The loop is that of `MeanTeacher`. The total loss (Eq. 8) is the sum of five terms; a weight of 0 leaves a
+    term out, as the rows of Table 2 do.
     """
 
-    clusters: int
-    """C, the number of prototypes."""
-    dim: int = 64
-    """Dimension D of the embedding."""
     steps: int = 8000
-    batch_size: int = 32
-    """Items per step; pairs across images need at least two."""
     optimizer: Literal["adam", "radam"] = "radam"
     r: float = 2.22
     """Strength of the reversed directional mining, Eq. 3; 1 makes it Eq. 1, binary cross-entropy."""
@@ -52,7 +41,6 @@ class DS2DL:
     epsilon: float = 0.1
     """Weight of the entropy in the optimal transport, Eq. 5."""
     sinkhorn_iterations: int = 3
-    momentum: float = 0.998
     weight_intra: float = 1.0
     """L_p over pairs within an image."""
     weight_cross: float = 1.0
@@ -86,50 +74,8 @@ class DS2DL:
     """Whose argmax Eq. 7 takes: the global prototypes', or that of the very prediction it trains."""
     data_tau: float = 1.0
     """Temperature of the prediction in Eq. 7."""
-    ema_first: bool = True
-    """Update the global prototypes before the optimizer's step, or after it."""
-    dropout: float = 0.2
-    """Probability of channel dropout before the projector; S does not see it."""
-    lr_projector: float = 1e-4
-    lr_prototypes: float = 5e-4
-    standardize: bool = False
-    """Center and scale features per channel by the training set's moments (needs no label)."""
-    checkpoint_every: int = 400
-    """Steps between offered checkpoints, as SmooSeg's code validates."""
 
     net: Net = field(init=False, repr=False)
-
-    def train(self, data: Images, ctx: Context) -> None:
-        features = ctx.features(["tokens"])
-        net = self.net = self.make_net(features[0]["tokens"].shape[0])
-        if self.standardize:
-            net.standardizer.fit(features.moments("tokens"))
-        net.to(ctx.device).train()
-
-        groups = [
-            {"params": list(net.projector.parameters()), "lr": self.lr_projector},
-            {"params": [net.student], "lr": self.lr_prototypes},
-            {"params": [net.b], "lr": self.lr_b},
-        ]
-        optimizer = OPTIMIZERS[self.optimizer](groups)
-        pairs = ctx.generator("pairs")
-        batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
-        for step in ctx.steps(self.steps, net=net, optimizer=optimizer, pairs=pairs, batches=batches):
-            f = net.standardizer(features.batch(next(batches))["tokens"])
-            terms = self.losses(f, near_derangement(len(f), pairs).to(f.device))
-            total = torch.stack([getattr(self, f"weight_{name}") * term for name, term in terms.items()])
-            optimizer.zero_grad(set_to_none=True)
-            total.sum().backward()  # Eq. 8
-            if self.ema_first:
-                net.update_teacher(self.momentum)
-            optimizer.step()
-            if not self.ema_first:
-                net.update_teacher(self.momentum)
-            if step == 1 or step % 50 == 0:
-                ctx.report(step, **terms, b=net.b.mean())
-            if step % self.checkpoint_every == 0:
-                ctx.checkpoint(step)
-        net.eval()
 
     def losses(self, f: Tensor, partner: Tensor) -> dict[str, Tensor]:
         """Return the terms of Eq. 8 whose weight is not 0, unweighted, by name.
@@ -178,44 +124,23 @@ class DS2DL:
             terms["data"] = F.cross_entropy(local / self.data_tau, labeling.argmax(dim=1))
         return terms
 
-    def embed(self, batch: Batch) -> Tensor:
-        code: Tensor = self.net(batch["tokens"])
-        return code
-
-    def classify(self, code: Tensor) -> Tensor:
-        return cosine_logits(code, self.net.teacher)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.net.state_dict())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.net = self.make_net(len(state["standardizer.mean"]))
-        self.net.load_state_dict(dict(state))
-        self.net.to(state["teacher"].device).eval()
-
     def make_net(self, channels: int) -> Net:
         b = torch.full((2 if self.separate_b else 1,), self.b_init)
         return Net(channels, self.clusters, self.dim, self.dropout, b)
 
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return OPTIMIZERS[self.optimizer](self.groups())
 
-class Net(nn.Module):
+    def groups(self) -> list[dict[str, Any]]:
+        return [*super().groups(), {"params": [self.net.b], "lr": self.lr_b}]
+
+    def values(self) -> Mapping[str, Tensor]:
+        return {"b": self.net.b.mean()}
+
+
+class Net(MeanTeacherNet):
     """What is learned: the projector, the local and the global prototypes (C, D), and b of Eq. 3."""
 
-    teacher: Tensor
-
     def __init__(self, channels: int, clusters: int, dim: int, dropout: float, b: Tensor) -> None:
-        super().__init__()
-        self.standardizer = Standardizer(channels)
-        self.projector = Projector(channels, dim, activation="silu", dropout=dropout)
-        prototypes = unit_prototypes(clusters, dim)
-        self.student = nn.Parameter(prototypes)
-        self.register_buffer("teacher", prototypes.clone())
+        super().__init__(channels, clusters, dim, dropout)
         self.b = nn.Parameter(b)
-
-    def forward(self, features: Tensor) -> Tensor:
-        code: Tensor = self.projector(self.standardizer(features))
-        return code
-
-    def update_teacher(self, momentum: float) -> None:
-        """c̃ ← α c̃ + (1 − α) c (Section 3.2), un-normalized, as in SmooSeg's code."""
-        ema_update(self.teacher, self.student, momentum)

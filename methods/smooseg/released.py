@@ -19,7 +19,7 @@ NAMES = {
 def state(
     weights: Mapping[str, Tensor], options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the parameters that the checkpoint decides, and the state of `smooseg.Net`."""
+    """Return the parameters that the checkpoint decides, and the state of `MeanTeacherNet`."""
     require(options, dino_feat_type="feat", projection_type="nonlinear")
     found = renamed(weights, NAMES)
     clusters, dim = found["teacher"].shape

@@ -7,96 +7,38 @@ the text its behavior is the default, and `spec.toml` says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from uss_bench.contracts import Batch, Context, Images
-from uss_bench.nn.batches import ShuffledBatches
-from uss_bench.nn.ema import ema_update
-from uss_bench.nn.pairing import near_derangement
-from uss_bench.nn.projector import Projector
-from uss_bench.nn.prototypes import cosine_logits, unit_prototypes
-from uss_bench.nn.standardizer import Standardizer
+from uss_bench.nn.mean_teacher import MeanTeacher
+from uss_bench.nn.prototypes import cosine_logits
 
 
 @dataclass(kw_only=True)
-class SmooSeg:
+class SmooSeg(MeanTeacher):
     """A projector, and two sets of K prototypes: student and teacher.
 
-    Loss and prediction need `net`, which `train` and `load_state_dict` make.
+    The loop, which is Algorithm 1, is that of `MeanTeacher`, whose defaults are this method's.
     """
 
-    clusters: int
-    """K, the number of prototypes."""
-    dim: int = 64
-    """Dimension d of the embedding."""
-    steps: int = 3000
-    batch_size: int = 32
-    """Items per step; smoothness across images needs at least two."""
     b_intra: float = -0.02
     """Shift of W within an image: b1 of Eq. 4."""
     b_inter: float = 0.5
     """Shift of W across images: b2 of Eq. 4."""
     tau: float = 0.1
     """Temperature of the teacher's assignment, Eq. 5."""
-    momentum: float = 0.998
-    dropout: float = 0.2
-    """Probability of channel dropout on the features."""
     weight_intra: float = 1.0
     """Of E_smooth within images; 0 leaves it out, as Table 4 does with each term in turn."""
     weight_inter: float = 1.0
     """Of E_smooth across images."""
     weight_data: float = 1.0
-    lr_projector: float = 1e-4
-    lr_prototypes: float = 5e-4
-    standardize: bool = False
-    """Center and scale features per channel by the training set's moments (needs no label)."""
     global_offset: bool = True
     """Keep the batch-wide mean similarity in W, as the released code does and Eq. 2 does not."""
     closeness_dropout: bool = True
     """Compute W from dropped-out features, as the released code does."""
-    ema_first: bool = True
-    """Update the teacher before the optimizer's step, as the released code, or after it, as Algorithm 1."""
-    checkpoint_every: int = 400
-    """Steps between offered checkpoints; the released code keeps one every 400."""
-
-    net: Net = field(init=False, repr=False)
-
-    def train(self, data: Images, ctx: Context) -> None:
-        features = ctx.features(["tokens"])
-        net = self.net = Net(features[0]["tokens"].shape[0], self.clusters, self.dim, self.dropout)
-        if self.standardize:
-            net.standardizer.fit(features.moments("tokens"))
-        net.to(ctx.device).train()
-
-        optimizer = torch.optim.Adam(
-            [
-                {"params": net.projector.parameters(), "lr": self.lr_projector},
-                {"params": [net.student], "lr": self.lr_prototypes},
-            ]
-        )
-        pairs = ctx.generator("pairs")
-        batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
-        for step in ctx.steps(self.steps, net=net, optimizer=optimizer, pairs=pairs, batches=batches):
-            f = net.standardizer(features.batch(next(batches))["tokens"])
-            terms = self.losses(f, near_derangement(len(f), pairs).to(f.device))
-            total = torch.stack([getattr(self, f"weight_{name}") * term for name, term in terms.items()])
-            optimizer.zero_grad(set_to_none=True)
-            total.sum().backward()  # Eq. 7
-            if self.ema_first:
-                net.update_teacher(self.momentum)
-            optimizer.step()
-            if not self.ema_first:
-                net.update_teacher(self.momentum)
-            if step == 1 or step % 50 == 0:
-                ctx.report(step, **terms)
-            if step % self.checkpoint_every == 0:
-                ctx.checkpoint(step)
-        net.eval()
 
     def losses(self, f: Tensor, partner: Tensor) -> dict[str, Tensor]:
         """Return the terms of Eq. 7 whose weight is not 0, unweighted, by name.
@@ -121,43 +63,6 @@ class SmooSeg:
         data = F.cross_entropy(student, teacher.argmax(dim=1))
         terms = {"intra": intra, "inter": inter, "data": data}
         return {name: term for name, term in terms.items() if getattr(self, f"weight_{name}")}
-
-    def embed(self, batch: Batch) -> Tensor:
-        code: Tensor = self.net(batch["tokens"])
-        return code
-
-    def classify(self, code: Tensor) -> Tensor:
-        return cosine_logits(code, self.net.teacher)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.net.state_dict())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.net = Net(len(state["standardizer.mean"]), self.clusters, self.dim, self.dropout)
-        self.net.load_state_dict(dict(state))
-        self.net.to(state["teacher"].device).eval()
-
-
-class Net(nn.Module):
-    """What is learned: the projector, and the student's and the teacher's prototypes (K, d)."""
-
-    teacher: Tensor
-
-    def __init__(self, channels: int, clusters: int, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.standardizer = Standardizer(channels)
-        self.projector = Projector(channels, dim, activation="silu", dropout=dropout)
-        prototypes = unit_prototypes(clusters, dim)
-        self.student = nn.Parameter(prototypes)
-        self.register_buffer("teacher", prototypes.clone())
-
-    def forward(self, features: Tensor) -> Tensor:
-        code: Tensor = self.projector(self.standardizer(features))
-        return code
-
-    def update_teacher(self, momentum: float) -> None:
-        """P_t ← α P_t + (1 − α) P_s, un-normalized, as in the released code."""
-        ema_update(self.teacher, self.student, momentum)
 
 
 def smoothness(

@@ -102,13 +102,9 @@ def peak(method: str, patches: int, **params: object) -> int:
     """Return the most bytes held at a time by the whole loss of a method, forward and backward."""
     torch.manual_seed(0)
     module = method_module(method)
-    if method == "smooseg":
-        learner = module.SmooSeg(clusters=3, dim=4, **params)
-        learner.net = module.Net(8, 3, 4, 0.2)
-    else:
-        entry = {"ds2dl": "DS2DL", "stego": "Stego"}[method]
-        learner = getattr(module, entry)(clusters=3, dim=4, **params)
-        learner.net = learner.make_net(8)
+    entry = {"smooseg": "SmooSeg", "ds2dl": "DS2DL", "stego": "Stego"}[method]
+    learner = getattr(module, entry)(clusters=3, dim=4, **params)
+    learner.net = learner.make_net(8)
     learner.net.train()
     f, other = torch.randn(2, 2, 8, 16, patches // 16)
     given = (other, torch.Generator()) if method == "stego" else (torch.tensor([1, 0]),)

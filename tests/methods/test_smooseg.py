@@ -12,6 +12,7 @@ from fakes import FakeContext, MemoryFeatures, method_module, planted
 from torch import Tensor
 
 from uss_bench.evaluation.scoring import count, score
+from uss_bench.nn.mean_teacher import MeanTeacherNet
 from uss_bench.nn.pairing import near_derangement
 
 smooseg = method_module("smooseg")
@@ -73,7 +74,7 @@ def make(f: Tensor, clusters: int = 3, **params) -> smooseg.SmooSeg:
     """A method in training mode, in float64, whose student and teacher differ."""
     torch.manual_seed(0)
     method = smooseg.SmooSeg(**{"clusters": clusters, "dim": 5, "dropout": 0.0} | params)
-    method.net = smooseg.Net(f.shape[1], clusters, method.dim, method.dropout).double().train()
+    method.net = MeanTeacherNet(f.shape[1], clusters, method.dim, method.dropout).double().train()
     method.net.teacher.add_(0.3 * torch.randn_like(method.net.teacher))
     return method
 
@@ -206,7 +207,7 @@ def test_the_teacher_follows_the_student_before_or_after_the_optimizers_step(fir
 
 
 def test_student_and_teacher_start_as_the_same_unit_vectors():
-    net = smooseg.Net(6, 5, 4, 0.0)
+    net = MeanTeacherNet(6, 5, 4, 0.0)
     torch.testing.assert_close(net.teacher, net.student.detach(), rtol=0, atol=0)
     torch.testing.assert_close(net.teacher.norm(dim=1), torch.ones(5))
     assert net.teacher.data_ptr() != net.student.data_ptr()
@@ -222,7 +223,7 @@ def test_training_takes_adams_steps_on_the_weighted_sum():
 
     torch.manual_seed(0)
     other = smooseg.SmooSeg(clusters=3, dim=4, dropout=0.0)
-    other.net = smooseg.Net(6, 3, 4, 0.0)
+    other.net = MeanTeacherNet(6, 3, 4, 0.0)
     projector = torch.optim.Adam(other.net.projector.parameters(), lr=1e-4)
     student = torch.optim.Adam([other.net.student], lr=5e-4)
     pairs = context.generator("pairs")
