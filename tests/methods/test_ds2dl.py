@@ -341,7 +341,8 @@ def test_the_label_free_bias_is_minus_the_mean_of_s_over_all_pairs(similarity, c
     kinds = []
     for others in ([0, 1, 2], partner):
         s = [
-            (x[i][:, n] * x[j][:, m]).sum() - center * sum((x[i][:, n] * x[j][:, k]).sum() for k in patches) / 6
+            (x[i][:, n] * x[j][:, m]).sum()
+            - center * sum((x[i][:, n] * x[j][:, k]).sum() for k in patches) / 6
             for i, j in enumerate(others)
             for n in patches
             for m in patches
