@@ -57,8 +57,9 @@ class DS2DL(MeanTeacher):
     """Whether L_p has a gradient to the projector through its soft labels y."""
     label_similarity: Literal["dot", "cosine"] = "dot"
     """y as the inner product of Eq. 2, or the cosine that the introduction speaks of."""
-    b_init: float = -0.5
-    """Start of the bias b: the further below 0, the more clusters stay in use, and the more even."""
+    b_init: float | Literal["mean"] = -0.5
+    """Start of the bias b: the further below 0, the more clusters stay in use, and the more even. ``mean``
+    starts it at minus the mean of S over the pairs of the first batch, which needs no label (inferred)."""
     lr_b: float = 1e-4
     """Learning rate of the bias b; 0 holds it at `b_init`."""
     separate_b: bool = False
@@ -77,6 +78,10 @@ class DS2DL(MeanTeacher):
 
     net: Net = field(init=False, repr=False)
 
+    def begin(self, f: Tensor, partner: Tensor) -> None:
+        if self.b_init == "mean":
+            self.net.b.data.copy_(self.balanced_bias(f, partner))
+
     def losses(self, f: Tensor, partner: Tensor) -> dict[str, Tensor]:
         """Return the terms of Eq. 8 whose weight is not 0, unweighted, by name.
 
@@ -92,7 +97,7 @@ class DS2DL(MeanTeacher):
 
         The pairs are all N² within each image, and all with its partner (Section 3.3).
         """
-        x = F.normalize(f if self.similarity == "frozen" else z, dim=1).flatten(2)
+        x = self.compared(f, z)
         seen = z if self.attach_labels else z.detach()
         q = torch.softmax(cosine_logits(seen, self.net.teacher) / self.tau, dim=1).flatten(2)
         if self.label_similarity == "cosine":
@@ -104,6 +109,27 @@ class DS2DL(MeanTeacher):
             y, p = x[partner], q[partner]
             terms["cross"] = mean_pair_loss(x, y, q, p, self.net.b[-1], self.r, self.center_similarity)
         return terms
+
+    def compared(self, f: Tensor, z: Tensor) -> Tensor:
+        """Return the unit vectors (B, D, N) whose inner products are S."""
+        return F.normalize(f if self.similarity == "frozen" else z, dim=1).flatten(2)
+
+    @torch.no_grad()
+    def balanced_bias(self, f: Tensor, partner: Tensor) -> Tensor:
+        """Return b at which a pair of mean similarity is undecided, S + b = 0; the shape is that of `net.b`.
+
+        The mean is over pairs within images and pairs across them alike, whichever of the two L_p takes, so
+        that a row of Table 2 differs in its term alone. A mean of inner products is one of means, so no pair
+        is formed.
+
+        Args:
+            f, partner: as for `losses`.
+        """
+        if self.center_similarity:
+            return torch.zeros_like(self.net.b)
+        mean = self.compared(f, self.net.projector(f)).mean(dim=2)
+        kinds = torch.stack([(mean * other).sum(dim=1).mean() for other in (mean, mean[partner])])
+        return -kinds if self.separate_b else -kinds.mean(dim=0, keepdim=True)
 
     def cluster(self, z: Tensor) -> dict[str, Tensor]:
         """Return L_L2G (Eq. 4), L_orth (Eq. 6) and L_data (Eq. 7), as means over patches."""
@@ -125,7 +151,8 @@ class DS2DL(MeanTeacher):
         return terms
 
     def make_net(self, channels: int) -> Net:
-        b = torch.full((2 if self.separate_b else 1,), self.b_init)
+        start = 0.0 if self.b_init == "mean" else self.b_init  # `begin` sets the mean
+        b = torch.full((2 if self.separate_b else 1,), start)
         return Net(channels, self.clusters, self.dim, self.dropout, b)
 
     def make_optimizer(self) -> torch.optim.Optimizer:

@@ -133,7 +133,7 @@ BUILT_IN = known_studies(Registry())
 
 def test_every_study_of_both_papers_is_there():
     assert set(BUILT_IN) == {
-        *("ds2dl-table2", "ds2dl-fig4", "ds2dl-fig8", "ds2dl-fig9"),
+        *("ds2dl-table2", "ds2dl-fig4", "ds2dl-fig8", "ds2dl-fig9", "ds2dl-readings"),
         *("smooseg-table4", "smooseg-fig6", "smooseg-fig7"),
     }
 

@@ -330,6 +330,44 @@ def test_a_learning_rate_of_0_holds_the_bias():
     assert method.net.b.tolist() == pytest.approx([-0.3])
 
 
+@pytest.mark.parametrize("similarity", ["frozen", "learned"])
+@pytest.mark.parametrize("center", [False, True])
+def test_the_label_free_bias_is_minus_the_mean_of_s_over_all_pairs(similarity, center):
+    f, partner = features(), [1, 2, 0]
+    params = {"similarity": similarity, "center_similarity": center, "b_init": "mean"}
+    one, two = (make(f, separate_b=separate, **params) for separate in (False, True))
+    x = unit(f.flatten(2) if similarity == "frozen" else project(one.net, f.flatten(2)))
+    patches = range(x.shape[2])
+    kinds = []
+    for others in ([0, 1, 2], partner):
+        s = [
+            (x[i][:, n] * x[j][:, m]).sum()
+            - center * sum((x[i][:, n] * x[j][:, k]).sum() for k in patches) / 6
+            for i, j in enumerate(others)
+            for n in patches
+            for m in patches
+        ]
+        kinds.append(-sum(s) / len(s))
+    torch.testing.assert_close(two.balanced_bias(f, torch.tensor(partner)), torch.stack(kinds))
+    expected = torch.stack([(kinds[0] + kinds[1]) / 2])
+    torch.testing.assert_close(one.balanced_bias(f, torch.tensor(partner)), expected)
+
+
+def test_training_starts_the_bias_by_the_first_batch_whichever_pairs_it_takes():
+    tokens = features(images=6).float()
+    params = {"clusters": 3, "steps": 2, "batch_size": 4, "b_init": "mean", "lr_b": 0.0, "standardize": True}
+    found = []
+    for weights in ({}, {"weight_intra": 0.0}):
+        method = ds2dl.DS2DL(**params, **weights)
+        context = FakeContext(method, features_in_memory := MemoryFeatures(tokens))
+        method.train(None, context)
+        first = method.net.standardizer(features_in_memory.read[0])
+        partner = near_derangement(4, context.generator("pairs"))
+        torch.testing.assert_close(method.net.b.detach(), method.balanced_bias(first, partner))
+        found.append(method.net.b.item())
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("separate_b", [False, True])
 def test_a_restored_state_predicts_identically(separate_b):
     tokens = features(images=4).float()

@@ -92,7 +92,10 @@ class MeanTeacher(ABC):
         batches = ShuffledBatches(len(features), self.batch_size, ctx.generator("batches"))
         for step in ctx.steps(self.steps, net=net, optimizer=optimizer, pairs=pairs, batches=batches):
             f = net.standardizer(features.batch(next(batches))["tokens"])
-            terms = self.losses(f, near_derangement(len(f), pairs).to(f.device))
+            partner = near_derangement(len(f), pairs).to(f.device)
+            if step == 1:
+                self.begin(f, partner)
+            terms = self.losses(f, partner)
             total = torch.stack([getattr(self, f"weight_{name}") * term for name, term in terms.items()])
             optimizer.zero_grad(set_to_none=True)
             total.sum().backward()
@@ -106,6 +109,9 @@ class MeanTeacher(ABC):
             if step % self.checkpoint_every == 0:
                 ctx.checkpoint(step)
         net.eval()
+
+    def begin(self, f: Tensor, partner: Tensor) -> None:  # noqa: B027
+        """Set what starts from the first batch; arguments are those of `losses`."""
 
     def make_net(self, channels: int) -> MeanTeacherNet:
         """Return a new network for features of so many channels."""
