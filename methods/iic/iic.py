@@ -15,11 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uss_bench.contracts import Batch, Context, Features
-from uss_bench.data.views import Geometric, Photometric, Views, align, apply_geometric, apply_photometric
+from uss_bench.data.views import (
+    Geometric,
+    Photometric,
+    View,
+    Views,
+    align,
+    apply_geometric,
+    apply_photometric,
+)
+from uss_bench.errors import UsageError
 from uss_bench.nn.mutual_information import EPS
 from uss_bench.nn.paired_information import HEADS, Pair, PairedInformation
 
-from .net import IICNet
+from .net import IICNet, check_size
+
+MASK = "aux:mask@nearest"
 
 
 @dataclass(kw_only=True)
@@ -45,9 +56,21 @@ class IIC(PairedInformation):
     shear: float = 0.0
     """Largest shear of it, in degrees; 0 in the released commands."""
 
+    mask: bool = False
+    """Count, in training, only places where the channel `mask` is not 0. The released mask is the
+    stuff of the labels, so a record with it says that labels were used."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise UsageError(f"crop = {self.crop} is no share of a side: it is above 0 and at most 1.")
+
     @property
     def inputs(self) -> Sequence[str]:
         return ("image", "aux:infrared") if self.infrared else ("image",)
+
+    @property
+    def training_inputs(self) -> Sequence[str]:
+        return (*self.inputs, MASK) if self.mask else self.inputs
 
     def begin(self, features: Features) -> IICNet:
         return self._net()
@@ -69,12 +92,16 @@ class IIC(PairedInformation):
         def pair(head: str, pass_: int, items: Sequence[int], batch: Batch) -> Pair:
             x = self._stacked(batch)
             size = (round(self.crop * x.shape[2]), round(self.crop * x.shape[3]))
-            first = apply_geometric(x, crops.draw(pass_, items), size)
+            check_size(size)
+            cut = crops.draw(pass_, items)
+            first = apply_geometric(x, cut, size)
             views = seconds.draw(pass_, items)
             changed = torch.cat([apply_photometric(first[:, :3], views), first[:, 3:]], dim=1)
             second = apply_geometric(changed, views, size)
             maps = [enlarged(self.net(one, head), size) for one in (first, second)]
             back, seen = align(maps[1], views, None, size)
+            if self.mask:
+                seen = seen & counted(batch[MASK], cut, size)
             return maps[0], back, seen
 
         return pair
@@ -97,3 +124,18 @@ class IIC(PairedInformation):
 def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Return maps (B, K, h, w) at the size of the inputs, bilinearly."""
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def counted(mask: Tensor, cut: Sequence[View], size: tuple[int, int]) -> Tensor:
+    """Return where crops of masks (B, n, H, W) are not 0, bool (B, 1, *size).
+
+    Raises:
+        UsageError: when they are 0 everywhere, so that there is nothing to learn from.
+    """
+    found = apply_geometric((mask != 0).any(dim=1, keepdim=True).float(), cut, size) > 0.5
+    if not found.any():
+        raise UsageError(
+            "The maps `mask` are 0 on all pixels of a batch, so that none counts.",
+            hint="Mask less, or take larger batches: --set batch_size=N.",
+        )
+    return found

@@ -8,9 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uss_bench.errors import UsageError
+
 LAYERS = ((1, 1), (2, 1), None, (4, 1), (4, 1), (8, 2), (8, 2))
 """Channels, as multiples of the first layer's, and dilation of each 3×3 convolution;
 None is a 2×2 maximum."""
+SMALLEST = 12
+"""Least side in pixels: two positions a side are left, enough for batch normalization of one image."""
 _GRAY = (0.299, 0.587, 0.114)
 _SOBEL = ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0))
 
@@ -56,8 +60,23 @@ class IICNet(nn.Module):
         self.register_buffer("gray", torch.tensor(_GRAY)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, head: str) -> Tensor:
+        check_size((images.shape[2], images.shape[3]))
         if self.sobel:
             gray = (images[:, :3] * self.gray).sum(dim=1, keepdim=True)
             images = torch.cat([images, F.conv2d(gray, self.slopes, padding=1)], dim=1)
         logits: Tensor = self.heads[head](self.trunk(images))
         return logits.softmax(dim=1)
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Refuse images (H, W) of which the dilated layers would leave nothing.
+
+    Raises:
+        UsageError: when a side is below `SMALLEST`.
+    """
+    if min(size) < SMALLEST:
+        raise UsageError(
+            f"Images of {size[1]}×{size[0]} pixels (width × height) are too small for IIC's network, "
+            f"whose dilated layers need {SMALLEST} a side.",
+            hint="Enlarge what is too small: --training side=N, --set crop=SHARE, or eval_side=N.",
+        )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from uss_bench.contracts import Batch, Context, Features
 from uss_bench.data.views import Geometric, Views, align, apply_geometric
+from uss_bench.errors import UsageError
 from uss_bench.nn.paired_information import HEADS, Pair, PairedInformation
 from uss_bench.nn.projector import Projector
 from uss_bench.nn.standardizer import Standardizer
@@ -57,6 +58,12 @@ class IICProj(PairedInformation):
 
     net: ProjectorNet = field(init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest_crop <= 1:
+            raise UsageError(
+                f"smallest_crop = {self.smallest_crop} is no share of a side: it is above 0 and at most 1."
+            )
+
     @property
     def inputs(self) -> Sequence[str]:
         return ("tokens",)
@@ -75,6 +82,14 @@ class IICProj(PairedInformation):
         return ProjectorNet(channels, self.dim, classes, self.dropout)
 
     def pairs(self, ctx: Context) -> Callable[[str, int, Sequence[int], Batch], Pair]:
+        least = max(1, int(self.smallest_crop * min(ctx.grid)))
+        if self.half_window >= least:
+            raise UsageError(
+                f"The smallest crop of {ctx.grid[1]}×{ctx.grid[0]} patches (width × height) shows {least} a "
+                f"side, of which no two are half_window = {self.half_window} apart.",
+                hint="Choose a smaller window (--set half_window=N), larger crops "
+                "(--set smallest_crop=SHARE) or larger training images (--training side=N).",
+            )
         place = Geometric(scale=(self.smallest_crop, 1.0), flip=self.flip)
         seconds = Views(ctx.generator, "second view", geometric=place)
 

@@ -33,7 +33,7 @@ def generator(purpose: str, *key: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(0, purpose, *key))
 
 
-CONTEXT: Any = SimpleNamespace(generator=generator)
+CONTEXT: Any = SimpleNamespace(generator=generator, grid=(12, 12))
 
 # --- Views ---------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ def test_colors_change_in_the_second_view_alone_and_never_infrared():
     seen: list[Tensor] = []
     method = iic.IIC(clusters=2, infrared=True, flip=0.0)
     method.net = lambda images, head: seen.append(images) or images[:, :2]
-    batch = {"image": torch.rand(3, 3, 8, 8), "aux:infrared": torch.rand(3, 1, 8, 8) * 255}
+    batch = {"image": torch.rand(3, 3, 16, 16), "aux:infrared": torch.rand(3, 1, 16, 16) * 255}
     method.pairs(CONTEXT)("own", 1, [0, 1, 2], batch)
     first, second = seen
     assert torch.equal(first[:, :3], batch["image"])
@@ -87,7 +87,7 @@ def test_views_belong_to_a_pass_and_an_item_whatever_the_batch():
     method = iic.IIC(clusters=2, crop=0.5)
     method.net = place_net
     pair = method.pairs(CONTEXT)
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     whole = pair("own", 1, [3, 1, 0, 2], {"image": images[[3, 1, 0, 2]]})
     alone = pair("own", 1, [0], {"image": images[:1]})
     for one, among in zip(alone, whole, strict=True):

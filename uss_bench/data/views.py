@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from uss_bench.errors import UsageError
+
 Range = tuple[float, float]
 Size = tuple[int, int]
 
@@ -143,6 +145,9 @@ def apply_photometric(images: Tensor, views: Sequence[View]) -> Tensor:
 
     Of floats outside that range torchvision clamps what an operation returns, as HP's released code
     relies on, which gives it normalized images.
+
+    Raises:
+        UsageError: for an image that is smaller than half the window of its blur.
     """
     return torch.stack([_photometric(image, view) for image, view in zip(images, views, strict=True)])
 
@@ -225,6 +230,12 @@ def _photometric(image: Tensor, view: View) -> Tensor:
             image = tv.rgb_to_grayscale(image, num_output_channels=3)
         elif name == "blur":
             side = view.kernel or 2 * math.ceil(3 * value) + 1
+            if side // 2 >= min(image.shape[1:]):
+                raise UsageError(
+                    f"An image of {image.shape[2]}×{image.shape[1]} pixels (width × height) is too small "
+                    f"to be blurred over {side}, as a view of this run is.",
+                    hint="Take larger training images: --training side=N.",
+                )
             image = tv.gaussian_blur(image, [side, side], [value, value])
         elif name == "solarize":
             image = tv.solarize(image, value * (255 if image.dtype == torch.uint8 else 1))

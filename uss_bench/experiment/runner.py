@@ -95,7 +95,7 @@ def run_cell(
         command=command,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         notes=[*notes, *setup.notes, *([f"preset {setup.preset}"] if setup.preset else [])],
-        labels_used=list(labels_used),
+        labels_used=list(dict.fromkeys((*labels_used, *setup.labels_used))),
     )
     with workspace.claim():
         if is_done(workspace.record, force):

@@ -21,7 +21,7 @@ from uss_bench.data.overlay import check_channel
 from uss_bench.data.split_process import check_split_apart
 from uss_bench.data.subset import limited_labels
 from uss_bench.data.validated import validated
-from uss_bench.errors import DataError, UsageError, blame
+from uss_bench.errors import ContractError, DataError, UsageError, blame
 from uss_bench.experiment.assets import Places, arguments
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.experiment.data_in_use import data_fingerprint
@@ -126,6 +126,19 @@ class Setup:
             names = [row.name for row in self.dataset.classes]
             for notice in msgspec.structs.replace(report, remarks=[]).notices(names):
                 _log_once(notice)
+
+    @property
+    def labels_used(self) -> list[str]:
+        """What labels are used for under the switches that are on.
+
+        Raises:
+            ContractError: when the spec names a switch that the method does not have.
+        """
+        if unknown := set(self.spec.labels_used) - set(self.params):
+            raise ContractError(
+                f"Method '{self.spec.name}' states labels_used of '{min(unknown)}', which it does not have."
+            )
+        return [use for name, use in self.spec.labels_used.items() if self.params[name]]
 
     def training_items(self) -> TransformedImages:
         """Return what the method trains on."""

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from uss_bench.errors import UsageError
+
 Displacements = Literal["each", "summed"]
 
 EPS = 2.220446049250313e-16
@@ -62,7 +64,17 @@ def information_loss(
         displacements: `each` has an information of its own, as in the released commands, or all are
             `summed` into one P.
         seen: (B, 1, h, w), where both views show something; None for everywhere.
+
+    Raises:
+        UsageError: when a map is so small that no two of its places are `half_window` apart.
     """
+    if half_window >= min(first.shape[2:]):
+        height, width = first.shape[2:]
+        raise UsageError(
+            f"No two places of a map of {width}×{height} positions (width × height) are "
+            f"half_window = {half_window} apart.",
+            hint="Choose a smaller window (--set half_window=N) or larger images (--training side=N).",
+        )
     if seen is not None:
         first, second = first * seen, second * seen
     joint = joint_counts(first, second, half_window).flatten(0, 1)

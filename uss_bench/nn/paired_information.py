@@ -52,6 +52,11 @@ class PairedInformation:
     def inputs(self) -> Sequence[str]:
         raise NotImplementedError
 
+    @property
+    def training_inputs(self) -> Sequence[str]:
+        """What training reads; `inputs` is what prediction reads."""
+        return self.inputs
+
     def begin(self, features: Features) -> nn.Module:
         """Return the network as training begins."""
         raise NotImplementedError
@@ -65,7 +70,7 @@ class PairedInformation:
         raise NotImplementedError
 
     def train(self, data: Images, ctx: Context) -> None:
-        features = ctx.features(self.inputs)
+        features = ctx.features(self.training_inputs)
         net = self.net = self.begin(features).to(ctx.device)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         weights = {"over": self.entropy_weight_over, "own": self.entropy_weight}

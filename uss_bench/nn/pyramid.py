@@ -11,9 +11,13 @@ import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from uss_bench.errors import UsageError
+
 Network = Literal["resnet18", "resnet50", "test_resnet"]
 WIDTHS: Mapping[Network, int] = {"resnet18": 512, "resnet50": 2048, "test_resnet": 96}
 """Channels of the last stage, by which a backbone is told."""
+_LAST_STRIDE = 32
+"""Pixels along a position of the last stage."""
 
 
 class Pyramid(nn.Module):
@@ -47,6 +51,13 @@ class Pyramid(nn.Module):
         self.trunk.load_state_dict({name: weights[prefix + name] for name in self.trunk.state_dict()})
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.training and len(images) == 1 and max(images.shape[2:]) <= _LAST_STRIDE:
+            raise UsageError(
+                f"A batch of one image of {images.shape[3]}×{images.shape[2]} pixels (width × height) leaves "
+                "batch normalization one value per channel in the last stage, which has no deviation.",
+                hint=f"Take training images of more than {_LAST_STRIDE} pixels (--training side=N), "
+                "or batches of which none is of one image (--set batch_size=N).",
+            )
         stages = self.trunk((images - self.mean) / self.std)
         code: Tensor = self.levels[-1](stages[-1])
         for level, stage in zip(reversed(self.levels[:-1]), reversed(stages[:-1]), strict=True):

@@ -211,6 +211,8 @@ class MethodSpec(PluginSpec, frozen=True, tag="method"):
     """The least value of parameters that count something, such as steps; a run with less is refused."""
     resources: Resources = Resources()
     ingredients: list[Ingredient] = []
+    labels_used: dict[str, str] = {}
+    """What labels are used for under a switch, by parameter: a record with it says so, and has no rank."""
     check: CheckSpec = CheckSpec()
     floor: bool = False
     """Whether it looks at no feature: any other method has to beat it, and no mean over methods holds it."""
