@@ -74,7 +74,7 @@ LAYOUTS: dict[str, Callable[[State], Any]] = {
         for nest in ("model", "state_dict", "model_state_dict", "teacher", "student", "net", "encoder")
     },
     "options of argparse beside it": lambda s: {**s, "args": argparse.Namespace(arch="vit_tiny")},
-    "options of argparse above it": lambda s: {"model": s, "args": argparse.Namespace(lr=1.0, data=Path())},
+    "options of argparse above it": lambda s: {"model": s, "args": argparse.Namespace(lr=1.0, data="coco")},
     "under a name of its own": lambda s: {"weights_of_the_network": s, "args": "x"},
     "under two": lambda s: {"model": {"state_dict": prefixed("module.", s)}, "epoch": torch.tensor(3)},
     "teacher and student": lambda s: {

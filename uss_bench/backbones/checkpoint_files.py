@@ -53,8 +53,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a ``.safetensors``, ``.pth``, ``.pt`` or ``.pth.tar`` file by name, on the CPU.
 
     What the file is depends on its content, not on its suffix. A state dict that is nested, under
-    ``teacher`` or ``model_state_dict`` for example, is unpacked. Nothing in the file is executed, and of objects
-    only argparse's options may stand beside the tensors, as a training script leaves them.
+    ``teacher`` or ``model_state_dict`` for example, is unpacked. Nothing in the file is executed, and
+    of objects only argparse's options may stand beside the tensors, as a training script leaves them.
 
     Raises:
         UsageError: for another suffix.
@@ -74,7 +74,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if _is_safetensors(start):
             return safetensors.torch.load_file(path)
-        # A path would tell torch what to expect by its suffix. The options of a training script are read over.
+        # A path would tell torch what to expect by its suffix. The script's options are read over.
         options = torch.serialization.safe_globals([(_Inert, "argparse.Namespace")])
         with options, path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)

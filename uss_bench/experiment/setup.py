@@ -161,23 +161,8 @@ class Setup:
         return TransformedImages.for_evaluation(images, self.protocol, patch=self.backbone.patch)
 
     def train_labels(self) -> Labels:
-        """Return the labels of the training split, which no method sees.
-
-        Raises:
-            UsageError: when one of the two splits has none.
-        """
-        dataset, who = self.dataset, f"Dataset '{self.dataset.name}'"
-        with blame(who, "opening its training split"):
-            images, labels = dataset.images(dataset.train_split), dataset.labels(dataset.train_split)
-        if labels is None or self.test_labels is None:
-            split = dataset.train_split if labels is None else dataset.test_split
-            raise UsageError(
-                f"Labels of the training split are needed, and split '{split}' of '{dataset.name}' has none.",
-                hint="Choose a labeled split (--data train=…), or a dataset with labels.",
-            )
-        _, whole = validated(images, labels, who, len(dataset.classes))
-        assert whole is not None, "there are labels"
-        return limited_labels(whole, self.limit)
+        """Return the labels of the training split, which no method sees; see `training_labels`."""
+        return training_labels(self.dataset, self.test_labels, self.limit)
 
     @functools.cached_property
     def inputs(self) -> list[str]:
@@ -540,6 +525,26 @@ def load_data(asked: CellSpec, registry: Registry) -> Data:
             raise DataError(f"Dataset '{dataset.name}' has no images in split '{split}'.")
     fingerprint = data_fingerprint(dataset, train_images, test_images, test_labels)
     return Data(dataset, spec, train_images, test_images, test_labels, fingerprint, maps)
+
+
+def training_labels(dataset: Dataset, test_labels: Labels | None, limit: int | None) -> Labels:
+    """Return the labels of the training split, for a run on data whose test split has `test_labels`.
+
+    Raises:
+        UsageError: when one of the two splits has none.
+    """
+    who = f"Dataset '{dataset.name}'"
+    with blame(who, "opening its training split"):
+        images, labels = dataset.images(dataset.train_split), dataset.labels(dataset.train_split)
+    if labels is None or test_labels is None:
+        split = dataset.train_split if labels is None else dataset.test_split
+        raise UsageError(
+            f"Labels of the training split are needed, and split '{split}' of '{dataset.name}' has none.",
+            hint="Choose a labeled split (--data train=…), or a dataset with labels.",
+        )
+    _, whole = validated(images, labels, who, len(dataset.classes))
+    assert whole is not None, "there are labels"
+    return limited_labels(whole, limit)
 
 
 def data_fingerprint(dataset: Dataset, train: Images, test: Images, labels: Labels | None) -> str:
