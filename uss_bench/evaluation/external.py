@@ -135,10 +135,10 @@ class ExternalPredictions:
         return progress.track(range(len(self.paths)), total=len(self.paths), label=label)
 
     def clusters(self) -> int:
-        """Return the largest index plus one, or the first axis of score arrays."""
+        """Return the largest index plus one, also of pixels that are cropped away, or K of score arrays."""
         if self.are_scores:
             return len(self._read(0))
-        return 1 + max(int(self._map(index).max()) for index in self._track("reading"))
+        return 1 + max(int(self._read(index).max()) for index in self._track("reading"))
 
     def _map(self, index: int, clusters: int | None = None) -> np.ndarray:
         """Return a label map, int64 (H, W), at the size that is scored."""
