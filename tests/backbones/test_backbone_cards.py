@@ -29,7 +29,7 @@ LEARNED = {
     "dinov3_vits16": (16, 384),
     "dinov3_vitb16": (16, 768),
     "resnet18": (32, 512),
-    **dict.fromkeys(("resnet50", "resnet50_mocov2"), (32, 2048)),
+    **dict.fromkeys(("resnet50", "resnet50_mocov2", "resnet50_slotcon"), (32, 2048)),
     **dict.fromkeys(("resnet50_s8", "resnet50_mocov2_s8"), (8, 2048)),
 }
 WEIGHT_FREE = {"patchstats": (8, 48), "dense_sift": (8, 128), "random_cnn": (8, 256)}
@@ -54,7 +54,7 @@ def test_the_named_backbones_and_what_their_cards_say():
         assert spec.source.startswith("https://")
         assert spec.url.startswith("https://")
         assert spec.license
-        assert "ImageNet-1k" in spec.trained_on or "LVD-" in spec.trained_on
+        assert any(data in spec.trained_on for data in ("ImageNet-1k", "LVD-", "COCO train2017"))
         assert (spec.mean, spec.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         assert len(spec.sha256) in (0, 64)
 

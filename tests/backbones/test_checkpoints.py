@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 import zipfile
@@ -72,6 +73,8 @@ LAYOUTS: dict[str, Callable[[State], Any]] = {
         f"under {nest}": lambda s, nest=nest: {"epoch": 3, "optimizer": {"state": {0: {"step": 1}}}, nest: s}
         for nest in ("model", "state_dict", "model_state_dict", "teacher", "student", "net", "encoder")
     },
+    "options of argparse beside it": lambda s: {**s, "args": argparse.Namespace(arch="vit_tiny")},
+    "options of argparse above it": lambda s: {"model": s, "args": argparse.Namespace(lr=1.0, data="coco")},
     "under a name of its own": lambda s: {"weights_of_the_network": s, "args": "x"},
     "under two": lambda s: {"model": {"state_dict": prefixed("module.", s)}, "epoch": torch.tensor(3)},
     "teacher and student": lambda s: {

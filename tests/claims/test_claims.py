@@ -214,7 +214,7 @@ def test_the_ledger_comes_with_the_package(monkeypatch):
 # --- Names in the ledger are ours, or known not to be --------------------------------------------
 
 FOREIGN_SPLITS = {"iic-7", "iic-few6", "train-labeled"}
-FOREIGN_BACKBONES = {"slotcon-resnet50", "ibot_vitb16", "msn_vits16", "mae_vitb16"}
+FOREIGN_BACKBONES = {"ibot_vitb16", "msn_vits16", "mae_vitb16"}
 FOREIGN_PROTOCOLS = {
     "per-image-oracle",
     "primaps-dinov2",

@@ -14,7 +14,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from checkpoint_files import Tensors, genuine
+from checkpoint_files import Tensors, genuine, moco_checkpoint, resnet50_state, slotcon_checkpoint
 from timm.models import eva, vision_transformer
 
 from uss_bench.backbones.resnet50.resnet50 import ResNet50
@@ -41,7 +41,10 @@ VITS = [
     ("dinov3_vits16", "dinov3", 384, 6, 16, 0),
     ("dinov3_vitb16", "dinov3", 768, 12, 16, 0),
 ]
-RESNETS = [("resnet50", 32), ("resnet50_s8", 8), ("resnet50_mocov2", 32), ("resnet50_mocov2_s8", 8)]
+RESNETS = [
+    *(("resnet50", 32), ("resnet50_s8", 8), ("resnet50_mocov2", 32), ("resnet50_mocov2_s8", 8)),
+    ("resnet50_slotcon", 32),
+]
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -186,43 +189,27 @@ def test_dinov3_with_biases_is_refused_not_stripped():
 
 @pytest.fixture(scope="module")
 def resnet_state() -> Tensors:
-    torch.manual_seed(0)
-    state = torchvision.models.resnet50(weights=None).state_dict()
-    for key in state:
-        if key.endswith(("running_mean", "running_var")):
-            state[key] = torch.rand(state[key].shape) + (0.5 if key.endswith("var") else -0.5)
-    return state
+    return resnet50_state()
 
 
 @pytest.fixture(scope="module")
 def resnet_files(tmp_path_factory, resnet_state) -> dict[str, Path]:
-    """Files as torchvision and MoCo's training script leave them."""
+    """Files as torchvision and the training scripts of MoCo and SlotCon leave them."""
     folder = tmp_path_factory.mktemp("resnet")
     files = {"torchvision": folder / "resnet50.pth", "moco": folder / "moco_v2.pth.tar"}
     # torchvision's file is older than the counters of updates.
     tracked = {key: value for key, value in resnet_state.items() if not key.endswith("num_batches_tracked")}
     torch.save(tracked, files["torchvision"])
-    head = {
-        "fc.0.weight": (2048, 2048),
-        "fc.0.bias": (2048,),
-        "fc.2.weight": (128, 2048),
-        "fc.2.bias": (128,),
-    }
-    query = {key: value for key, value in resnet_state.items() if not key.startswith("fc.")}
-    # Expanded zeros take no room in the file.
-    query |= {key: torch.tensor(0.0).expand(shape) for key, shape in head.items()}
-    momentum = {key: torch.tensor(0.0).expand(value.shape) for key, value in query.items()}
-    state = {f"module.encoder_q.{key}": value for key, value in query.items()}
-    state |= {f"module.encoder_k.{key}": value for key, value in momentum.items()}
-    state |= {"module.queue": torch.zeros(128, 8), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
-    torch.save({"epoch": 800, "arch": "resnet50", "state_dict": state}, files["moco"])
+    torch.save(moco_checkpoint(resnet_state), files["moco"])
+    files["slotcon"] = folder / "slotcon_coco_r50_800ep_full_checkpoint.pth"
+    torch.save(slotcon_checkpoint(resnet_state), files["slotcon"])
     return files
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "stride"), RESNETS)
 def test_resnets_are_torchvisions_conv5(resnet_state, resnet_files, name, stride):
-    path = resnet_files["moco" if "moco" in name else "torchvision"]
+    path = resnet_files[next((file for file in ("moco", "slotcon") if file in name), "torchvision")]
     backbone = load_backbone(Registry(), name, weights=path, alias="random")
     assert isinstance(backbone, Backbone)
     assert backbone.patch == stride
@@ -238,6 +225,30 @@ def test_resnets_are_torchvisions_conv5(resnet_state, resnet_files, name, stride
     torch.testing.assert_close(tokens, wanted, atol=1e-4, rtol=1e-3)
     assert backbone(images, []) == {}
     assert_all_of_it_moves(backbone, images)
+
+
+def test_of_two_encoders_in_a_file_a_card_says_which(resnet_state, resnet_files):
+    """SlotCon's is the teacher, where that of MoCo is the one under training; both files hold both."""
+    card = Registry().backbone("resnet50_slotcon")[0]
+    assert card.params == {"encoder": "encoder_k"}
+    images = random_images(1, 3, 64, 64)
+    spec = BackboneSpec(name="mine", title="", summary="", entry="resnet50:ResNet50")
+    for file, alive, other in (("slotcon", "encoder_k", "encoder_q"), ("moco", "encoder_q", "encoder_k")):
+        found = {name: ResNet50(spec, weights=resnet_files[file], encoder=name) for name in (alive, other)}
+        assert found[alive](images, ["tokens"])["tokens"].any()
+        assert not found[other](images, ["tokens"])["tokens"].any(), "the other one is zero"
+        assert found[alive].sha256 != found[other].sha256, "other features, other identity"
+
+
+def test_slotcons_backbone_alone_is_read_too_and_nothing_is_fetched(resnet_state, tmp_path):
+    """As its conversion scripts save it: the teacher by torchvision's names."""
+    teacher = {key: value for key, value in resnet_state.items() if not key.startswith("fc.")}
+    torch.save({"state_dict": teacher}, tmp_path / "backbone.pth")
+    backbone = load_backbone(Registry(), "resnet50_slotcon", weights=tmp_path / "backbone.pth")
+    key = "layer4.2.bn3.running_mean"
+    assert torch.equal(backbone._model.state_dict()[key], resnet_state[key])
+    with pytest.raises(DataError, match=r"needs a weights file\.\n.*--weights FILE, of https://"):
+        load_backbone(Registry(), "resnet50_slotcon")
 
 
 def test_resnet_identity_and_refusals(resnet_files):

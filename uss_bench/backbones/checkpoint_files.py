@@ -53,7 +53,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a ``.safetensors``, ``.pth``, ``.pt`` or ``.pth.tar`` file by name, on the CPU.
 
     What the file is depends on its content, not on its suffix. A state dict that is nested, under
-    ``teacher`` or ``model_state_dict`` for example, is unpacked. Nothing in the file is executed.
+    ``teacher`` or ``model_state_dict`` for example, is unpacked. Nothing in the file is executed, and
+    of objects only argparse's options may stand beside the tensors, as a training script leaves them.
 
     Raises:
         UsageError: for another suffix.
@@ -73,7 +74,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if _is_safetensors(start):
             return safetensors.torch.load_file(path)
-        with path.open("rb") as file:  # a path would tell torch what to expect by its suffix
+        # A path would tell torch what to expect by its suffix. The script's options are read over.
+        options = torch.serialization.safe_globals([(_Inert, "argparse.Namespace")])
+        with options, path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what damage makes torch's unpickler and safetensors raise has no end
         kind, advice = _kind(path, start)
@@ -157,7 +160,7 @@ def _unpack(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _is_remark(key: object, value: object) -> bool:
     """Whether an entry says something of the training, such as the epoch or the name of the network."""
-    return isinstance(key, str) and isinstance(value, (str, int, float, type(None)))
+    return isinstance(key, str) and isinstance(value, (str, int, float, type(None), _Inert))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

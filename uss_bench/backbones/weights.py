@@ -30,7 +30,9 @@ _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.
 """What `torch.compile` and its like put into names, at any depth."""
 
 
-def trunk_of(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+def trunk_of(
+    state: Mapping[str, Tensor], expected: Collection[str], *, prefer: str = ""
+) -> dict[str, Tensor]:
     """Return the tensors of one network in a state dict, by the network's own names.
 
     What stands before these names (``module.``, ``_orig_mod.``, ``backbone.``, ``teacher.net.model.`` …) is
@@ -39,6 +41,8 @@ def trunk_of(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str
 
     Args:
         expected: the names in the network's own state dict.
+        prefer: of several networks, the one with this name in its prefix; by default the one that is
+            evaluated by the authors of DINO and MoCo.
 
     Raises:
         DataError: when several networks fit equally well, and differ.
@@ -57,7 +61,7 @@ def trunk_of(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str
         {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         for prefix in fitting
     ]
-    for name in _PREFERRED:
+    for name in filter(None, (prefer, *_PREFERRED)):
         for prefix, trunk in zip(fitting, trunks, strict=True):
             if name in prefix.split("."):
                 return trunk

@@ -94,7 +94,7 @@ class ExternalPredictions:
         Args:
             n_clusters: K; None for the largest index plus one, or the first axis of score arrays.
         """
-        clusters = n_clusters or self._clusters()
+        clusters = n_clusters or self.clusters()
         if clusters > MOST_CLUSTERS:
             raise DataError(
                 f"{self.folder} holds cluster {clusters - 1}, and a label map has {MOST_CLUSTERS} at most.",
@@ -134,10 +134,11 @@ class ExternalPredictions:
     def _track(self, label: str) -> Iterator[int]:
         return progress.track(range(len(self.paths)), total=len(self.paths), label=label)
 
-    def _clusters(self) -> int:
+    def clusters(self) -> int:
+        """Return the largest index plus one, also of pixels that are cropped away, or K of score arrays."""
         if self.are_scores:
             return len(self._read(0))
-        return 1 + max(int(self._map(index).max()) for index in self._track("reading"))
+        return 1 + max(int(self._read(index).max()) for index in self._track("reading"))
 
     def _map(self, index: int, clusters: int | None = None) -> np.ndarray:
         """Return a label map, int64 (H, W), at the size that is scored."""

@@ -10,7 +10,7 @@ from uss_bench.data.images import channel_fingerprint
 from uss_bench.data.overlay import AuxFolder, Overlay
 from uss_bench.data.subset import digest, limited, limited_labels
 from uss_bench.data.validated import validated
-from uss_bench.errors import DataError, blame
+from uss_bench.errors import DataError, UsageError, blame
 from uss_bench.experiment.cells import CellSpec
 from uss_bench.plugins.loading import load_dataset
 from uss_bench.plugins.registry import Registry
@@ -59,6 +59,26 @@ def load_data(asked: CellSpec, registry: Registry) -> Data:
             raise DataError(f"Dataset '{dataset.name}' has no images in split '{split}'.")
     fingerprint = data_fingerprint(dataset, train_images, test_images, test_labels)
     return Data(dataset, spec, train_images, test_images, test_labels, fingerprint, maps)
+
+
+def training_labels(dataset: Dataset, test_labels: Labels | None, limit: int | None) -> Labels:
+    """Return the labels of the training split, for a run on data whose test split has `test_labels`.
+
+    Raises:
+        UsageError: when one of the two splits has none.
+    """
+    who = f"Dataset '{dataset.name}'"
+    with blame(who, "opening its training split"):
+        images, labels = dataset.images(dataset.train_split), dataset.labels(dataset.train_split)
+    if labels is None or test_labels is None:
+        split = dataset.train_split if labels is None else dataset.test_split
+        raise UsageError(
+            f"Labels of the training split are needed, and split '{split}' of '{dataset.name}' has none.",
+            hint="Choose a labeled split (--data train=…), or a dataset with labels.",
+        )
+    _, whole = validated(images, labels, who, len(dataset.classes))
+    assert whole is not None, "there are labels"
+    return limited_labels(whole, limit)
 
 
 def data_fingerprint(dataset: Dataset, train: Images, test: Images, labels: Labels | None) -> str:

@@ -19,12 +19,10 @@ from uss_bench.crf import CrfPool, Engine
 from uss_bench.data.geometry import TransformedImages
 from uss_bench.data.overlay import check_channel
 from uss_bench.data.split_process import check_split_apart
-from uss_bench.data.subset import limited_labels
-from uss_bench.data.validated import validated
-from uss_bench.errors import ContractError, DataError, UsageError, blame
+from uss_bench.errors import ContractError, DataError, blame
 from uss_bench.experiment.assets import Places, arguments
 from uss_bench.experiment.cells import CellSpec
-from uss_bench.experiment.data_in_use import data_fingerprint
+from uss_bench.experiment.data_in_use import data_fingerprint, training_labels
 from uss_bench.features.planes import aux_channel
 from uss_bench.features.store import FeatureStore, positions_of
 from uss_bench.files.atomic import cache_root
@@ -162,23 +160,8 @@ class Setup:
         return TransformedImages.for_evaluation(images, self.protocol, patch=self.backbone.patch)
 
     def train_labels(self) -> Labels:
-        """Return the labels of the training split, which no method sees.
-
-        Raises:
-            UsageError: when one of the two splits has none.
-        """
-        dataset, who = self.dataset, f"Dataset '{self.dataset.name}'"
-        with blame(who, "opening its training split"):
-            images, labels = dataset.images(dataset.train_split), dataset.labels(dataset.train_split)
-        if labels is None or self.test_labels is None:
-            split = dataset.train_split if labels is None else dataset.test_split
-            raise UsageError(
-                f"Labels of the training split are needed, and split '{split}' of '{dataset.name}' has none.",
-                hint="Choose a labeled split (--data train=…), or a dataset with labels.",
-            )
-        _, whole = validated(images, labels, who, len(dataset.classes))
-        assert whole is not None, "there are labels"
-        return limited_labels(whole, self.limit)
+        """Return the labels of the training split, which no method sees; see `training_labels`."""
+        return training_labels(self.dataset, self.test_labels, self.limit)
 
     @functools.cached_property
     def inputs(self) -> list[str]:

@@ -38,6 +38,7 @@ class ResNet50:
         stride: pixels per feature. 32 is the network as trained; at 16 or 8 the last stages do not
             subsample but dilate, with the same weights, which makes the map finer.
         model: the network; a ResNet-18 has 512 channels.
+        encoder: of two networks in one file, the one of this name; default: see `trunk_of`.
         weights: a file in the layout of torchvision, or of MoCo's training script, of which the
             query encoder is taken; None downloads the file of `spec.url`.
         name: what records call it; default: that of the spec. Weights that are not the card's own
@@ -55,15 +56,19 @@ class ResNet50:
         *,
         stride: Literal[8, 16, 32] = 32,
         model: Literal["resnet18", "resnet50"] = "resnet50",
+        encoder: Literal["", "encoder_q", "encoder_k"] = "",
         weights: Path | None = None,
         name: str | None = None,
     ) -> None:
         self.name = checked_name(name or spec.name)
         file = find_weights(spec, weights)
         if file is None:
-            raise DataError(f"Backbone '{self.name}' needs a weights file.", hint="Pass --weights FILE.")
+            where = f", of {spec.url}" if spec.url else ""
+            raise DataError(
+                f"Backbone '{self.name}' needs a weights file.", hint=f"Pass --weights FILE{where}."
+            )
         network: Any = timm.create_model(model, num_classes=0, output_stride=stride)
-        trunk = trunk_of(read_state_dict(file), network.state_dict())
+        trunk = trunk_of(read_state_dict(file), network.state_dict(), prefer=encoder)
         # How many updates the statistics saw is of no use in evaluation, and old files lack it.
         trunk = {key: value for key, value in network.state_dict().items() if key.endswith(_UPDATES)} | trunk
         load_state_dict(network, trunk, what=f"Weights '{file}' and backbone '{self.name}'")
@@ -74,7 +79,11 @@ class ResNet50:
         self.patch: int = stride
         check_card(spec, patch=stride, dim=network.num_features)
         self._mean, self._std, own = normalization(spec)
-        self.sha256 = digest_with(digest, **own, **({} if stride == 32 else {"stride": stride}))
+        if stride != 32:
+            own["stride"] = stride
+        if encoder:
+            own["encoder"] = encoder
+        self.sha256 = digest_with(digest, **own)
         self.info = BackboneInfo(
             name=self.name,
             patch=stride,

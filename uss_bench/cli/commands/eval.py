@@ -61,6 +61,12 @@ Examples:
     metavar="NAME",
     help="Its geometry, CRF and scoring rules are used. Default: the one for the patch, or stego320@2.",
 )
+@click.option(
+    "--train-predictions",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Predictions for the training images, whose labels name the clusters under match_on=train.",
+)
 @click.option("--clusters", type=click.IntRange(1), help="K. Default: as the predictions have it.")
 @click.option(
     "--scores",
@@ -90,6 +96,7 @@ def command(
     backbone: str,
     patch: int | None,
     protocol: str | None,
+    train_predictions: Path | None,
     clusters: int | None,
     scores: ScoreKind,
     alpha: float | None,
@@ -116,9 +123,9 @@ def command(
     from uss_bench.crf import CrfPool
     from uss_bench.data.split_check import check_split
     from uss_bench.evaluation.external import ExternalPredictions
-    from uss_bench.evaluation.scoring import score_row, score_under
+    from uss_bench.evaluation.scoring import match_all, score_row, score_under
     from uss_bench.experiment.cells import CellSpec
-    from uss_bench.experiment.data_in_use import load_data
+    from uss_bench.experiment.data_in_use import load_data, training_labels
     from uss_bench.plots.panels import save_panel
     from uss_bench.protocol import TrainingGeometry, default_protocol, get_protocol
     from uss_bench.results import record as records
@@ -130,9 +137,16 @@ def command(
     card = registry.backbone(backbone)[0] if backbone in registry.names("backbones") else None
     patch = patch or (card.patch if card else 0)
     rules = get_protocol(protocol or default_protocol(patch or 16))
-    if rules.match_on == "train":
+    on_train = rules.match_on == "train"
+    if on_train and train_predictions is None:
         raise UsageError(
-            f"Protocol {rules.id} matches clusters on the training split, and these are of the test split."
+            f"Protocol {rules.id} matches clusters on the training split, and these are of the test split.",
+            hint="Give predictions for the training images too: --train-predictions DIR.",
+        )
+    if train_predictions is not None and not on_train:
+        raise UsageError(
+            f"Protocol {rules.id} matches clusters on the test images, and needs no --train-predictions.",
+            hint="Leave them out, or ask for a protocol with match_on=train.",
         )
     places = collect_data(root, classes, data_pairs)
     data = load_data(CellSpec(method=name, dataset=dataset, data=places, limit=limit), registry)
@@ -145,12 +159,22 @@ def command(
     found = ExternalPredictions(
         predictions, data.test_images, data.test_labels, rules, scores=scores, alpha=alpha
     )
+    naming, assets = None, {}
+    if train_predictions is not None:
+        labels = training_labels(data.dataset, data.test_labels, limit)
+        training = ExternalPredictions(
+            train_predictions, data.train_images, labels, rules, scores=scores, alpha=alpha
+        )
+        clusters = clusters or max(found.clusters(), training.clusters())
+        on_training = training.evaluate(clusters, len(names))["raw"].counts.sum(axis=0)
+        naming = match_all(on_training, rules.matching, rules.extra_clusters)
+        assets = {"training labels": labels.fingerprint(), "training predictions": training.digest()}
     if found.are_scores and rules.crf is not None:
         with CrfPool(rules.crf, workers=workers) as pool:
             counted = found.evaluate(clusters, len(names), pool)
     else:
         counted = found.evaluate(clusters, len(names))
-    rows = {kind: score_row(score_under(one.counts, rules)) for kind, one in counted.items()}
+    rows = {kind: score_row(score_under(one.counts, rules, naming)) for kind, one in counted.items()}
     cell = records.Cell(
         method=records.MethodId(name=name, params={}, code=f"{records.EXTERNAL}{found.digest()[:12]}"),
         dataset=records.DatasetId(
@@ -168,6 +192,7 @@ def command(
         protocol_hash=rules.hash,
         alpha=alpha,
         seed=seed,
+        assets=assets,
     )
     record = records.RunRecord(
         schema=records.SCHEMA,
