@@ -97,7 +97,7 @@ def measure(change: Change, configurations: Sequence[Configuration], floors: Col
         found = [(pair.first, _paired(pair)) for pair in pairs if pair.change == change]
     else:
         for one in configurations:
-            if shifts := [_rescored(change, entry) for entry in one.entries if _acts(change, entry)]:
+            if shifts := [_rescored(change, entry) for entry in one.entries if acts(change, entry)]:
                 found.append((one, shifts))
     return Effect(change, tuple(_shift(one, shifts, floors) for one, shifts in found))
 
@@ -118,7 +118,8 @@ def all_effects(configurations: Sequence[Configuration], floors: Collection[str]
     return [measure(change, configurations, floors) for change in changes]
 
 
-def _acts(change: Change, entry: Entry) -> bool:
+def acts(change: Change, entry: Entry) -> bool:
+    """Whether a change that counts show can act on a record; see `measure`."""
     record = entry.record
     if change.field == "extra_clusters":
         return record.clusters > len(record.classes)

@@ -1,16 +1,19 @@
-"""Records of one cell under two protocols that differ in a single field: what an effect is read from."""
+"""Records of one cell that differ in a field of the protocol, of training, or of the method alone.
+
+They are what an effect is read from.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from uss_bench.protocol import TrainingGeometry, protocol_fields
-from uss_bench.results.collection import Configuration
+from uss_bench.results.collection import Configuration, shared_identity
 from uss_bench.results.differences import Change, changes
 
 
@@ -33,10 +36,8 @@ class Pair:
         return Pair(change, self.second, self.first)
 
 
-def _fields(configuration: Configuration) -> dict[str, Any]:
-    trained = msgspec.structs.asdict(configuration.cell.training)
-    protocol = protocol_fields(configuration.records[0].protocol)
-    return protocol | {f"training.{name}": value for name, value in trained.items()}
+PARAMETER = "parameter."
+"""What the name of a method's parameter has before it where it is the field in question."""
 
 
 def find_pairs(configurations: Iterable[Configuration]) -> list[Pair]:
@@ -45,19 +46,65 @@ def find_pairs(configurations: Iterable[Configuration]) -> list[Pair]:
     Method, parameters, code, data, backbone and at least one seed are the same. The temperature may
     differ only when it is the field in question, since a method's spec can override it.
     """
-    alike: dict[bytes, list[Configuration]] = {}
-    for one in configurations:
-        bare = msgspec.structs.replace(
-            one.cell, protocol="", protocol_hash="", alpha=0.0, seed=0, training=TrainingGeometry()
-        )
-        alike.setdefault(msgspec.json.encode(bare, order="sorted"), []).append(one)
     pairs = []
-    for group in alike.values():
-        for first, second in itertools.combinations(group, 2):
-            found = changes(_fields(first), _fields(second))
-            if len(found) != 1 or (first.cell.alpha != second.cell.alpha and found[0].field != "alpha"):
-                continue
+    for first, second in _alike(configurations):
+        found = changes(_fields(first), _fields(second))
+        if len(found) == 1 and _same_alpha(first, second, found):
             pair = Pair(found[0], first, second)
             if pair.seeds:
                 pairs.append(pair)
     return pairs
+
+
+def pairs_of(
+    configurations: Iterable[Configuration], wanted: Collection[Change]
+) -> list[tuple[Configuration, Configuration]]:
+    """Return what differs in all of these fields and in nothing else, from before to after.
+
+    Both sides hold the seeds that they have in common.
+
+    Args:
+        wanted: changes of the fields of `find_pairs`, or of a parameter of the method, ``parameter.NAME``.
+    """
+    params = [one.field.removeprefix(PARAMETER) for one in wanted if one.field.startswith(PARAMETER)]
+    asked = {one.field: one for one in wanted}
+    pairs = []
+    for pair in _alike(configurations, params):
+        for first, second in (pair, pair[::-1]):
+            found = changes(_fields(first, params), _fields(second, params))
+            if {one.field: one for one in found} == asked and _same_alpha(first, second, found):
+                seeds = {*first.seeds} & {*second.seeds}
+                if seeds:
+                    pairs.append((_only(first, seeds), _only(second, seeds)))
+    return pairs
+
+
+def _alike(
+    configurations: Iterable[Configuration], params: Collection[str] = ()
+) -> Iterator[tuple[Configuration, Configuration]]:
+    """Yield every two that differ at most in protocol, training, seeds and these parameters."""
+    alike: dict[bytes, list[Configuration]] = {}
+    for one in configurations:
+        bare = msgspec.structs.replace(
+            one.cell, protocol="", protocol_hash="", alpha=0.0, training=TrainingGeometry()
+        )
+        alike.setdefault(shared_identity(bare, *params), []).append(one)
+    for group in alike.values():
+        yield from itertools.combinations(group, 2)
+
+
+def _fields(configuration: Configuration, params: Iterable[str] = ()) -> Mapping[str, Any]:
+    cell = configuration.cell
+    trained = msgspec.structs.asdict(cell.training)
+    found = protocol_fields(configuration.records[0].protocol)
+    found |= {f"training.{name}": value for name, value in trained.items()}
+    return found | {PARAMETER + name: cell.method.params.get(name) for name in params}
+
+
+def _same_alpha(first: Configuration, second: Configuration, found: Iterable[Change]) -> bool:
+    return first.cell.alpha == second.cell.alpha or any(one.field == "alpha" for one in found)
+
+
+def _only(configuration: Configuration, seeds: Collection[int]) -> Configuration:
+    kept = tuple(one for one in configuration.entries if one.record.cell.seed in seeds)
+    return replace(configuration, entries=kept)

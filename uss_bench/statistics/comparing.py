@@ -160,19 +160,56 @@ def compare_samplings(
     return [_noted(one, metric in a.few) for one, (a, _) in zip(tests, sides, strict=True)]
 
 
-def _difference(a: Sampling, b: Sampling, column: int, level: float) -> Difference | None:
+def difference(
+    a: Sampling,
+    b: Sampling,
+    metric: Metric,
+    *,
+    share: float = 1.0,
+    same_seeds: bool = False,
+    level: float = 0.95,
+) -> Difference:
+    """Return one score of a minus `share` times that of b, which were resampled with the same draws.
+
+    Args:
+        share: below 1 it asks whether a keeps that share of the score of b.
+        same_seeds: whether the i-th seed of a and of b is one training scored twice, or two that draw the
+            same numbers: then seeds are paired as images are. Otherwise they have nothing in common, as in
+            `compare`.
+
+    Raises:
+        ValueError: when seeds are to be paired, and one side has more.
+    """
+    if same_seeds and len(a.scores) != len(b.scores):
+        raise ValueError(f"{len(a.scores)} and {len(b.scores)} seeds cannot be paired")
+    found = _difference(a, b, COLUMN[metric], level, share, same_seeds)
+    return _noted(found, metric in a.few)
+
+
+def _difference(
+    a: Sampling, b: Sampling, column: int, level: float, share: float = 1.0, same_seeds: bool = False
+) -> Difference | None:
     """Return the difference in one column; None where either side has no value there."""
-    value = float(a.mean[column] - b.mean[column])
+    value = float(a.mean[column] - share * b.mean[column])
     if math.isnan(value):
         return None
     images = len(a.left_out)
     found = estimate(
-        value, a.drawn[:, column] - b.drawn[:, column], a.left_out[:, column] - b.left_out[:, column]
+        value,
+        a.drawn[:, column] - share * b.drawn[:, column],
+        a.left_out[:, column] - share * b.left_out[:, column],
     )
     if math.isnan(found.variance):
         return Difference(100 * value, Interval(math.nan, math.nan, TOO_FEW_IMAGES), 1.0, "tied")
     parts = [(found.variance, images - 1)]
-    parts += [(float(one.variance_of_seeds[column]), len(one.scores) - 1) for one in (a, b)]
+    if same_seeds:
+        seeds = a.scores[:, column] - share * b.scores[:, column]
+        parts.append((float(seeds.var(ddof=1)) / len(seeds) if len(seeds) > 1 else 0.0, len(seeds) - 1))
+    else:
+        parts += [
+            (weight**2 * float(one.variance_of_seeds[column]), len(one.scores) - 1)
+            for one, weight in ((a, 1.0), (b, share))
+        ]
     variance = sum(part for part, _ in parts)
     squares = sum(part**2 / freedom for part, freedom in parts if part)
     # Satterthwaite's; a variance of zero leaves nothing to be uncertain of, with any freedom.

@@ -26,6 +26,8 @@ Examples:
   uss-bench audit protocols stego320@2 'stego320@2[flip=false]'
   uss-bench audit effects --records leaderboards/records
   uss-bench audit orderings --records leaderboards/records
+  uss-bench audit habits --records leaderboards/records
+  uss-bench audit backbones --records leaderboards/records
   uss-bench audit criteria --records results
   uss-bench audit records --records leaderboards/records
 """
@@ -154,6 +156,52 @@ def orderings(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
     found = printed_orderings(load_claims())
     tested = tested_orderings(found, configurations, StatedSettings(registry))
     click.echo(orderings_text(found, tested, registry.titles(), markdown=form == "md"))
+
+
+@command.command("habits", short_help="Price the habits of the field, each with its interval.")
+@records_option
+@_form("table", "md")
+@common
+def habits(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
+    """Price the habits of the field: what each gives to every configuration that shows it.
+
+    Labels that choose the checkpoint and clusters that are left out are priced on the counts of any record,
+    the others on pairs of records that differ in nothing else. The difference is paired by images and by
+    seeds, with its 95 % interval. Methods that look at no feature are left out.
+    """
+    from uss_bench.audit.habits import HABITS, prices
+    from uss_bench.cli.output.habits import habits_text
+    from uss_bench.results.stated import StatedSettings
+
+    configurations = _configurations(folders)
+    if not configurations:
+        raise _no_records(folders)
+    stated = StatedSettings(registry)
+    priced = {one: prices(one, configurations, stated, registry.floors()) for one in HABITS}
+    click.echo(habits_text(priced, registry.titles(), markdown=form == "md"))
+
+
+@command.command("backbones", short_help="Show how much of a score is the method, and how much the backbone.")
+@records_option
+@_form("table", "md")
+@common
+def backbones(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
+    """Show how much of a score is the method, and how much the backbone.
+
+    For each table on which two or more methods, each at one setting, met the same two or more backbones:
+    their scores, and the shares of the variance that go with the method, with the backbone, with both
+    together (what a method gains on one backbone alone) and with the seed.
+    """
+    from uss_bench.audit.backbones import two_way
+    from uss_bench.cli.output.backbones import backbones_text
+
+    found = two_way(_learned(_configurations(folders), registry))
+    if not found:
+        raise UsageError(
+            "In these records no two methods have the same two backbones, each at one setting.",
+            hint="Run some: uss-bench run --method A --method B --backbone X --backbone Y --dataset NAME.",
+        )
+    click.echo(backbones_text(found, markdown=form == "md"))
 
 
 @command.command("records", short_help="Check records and claims for consistency.")
