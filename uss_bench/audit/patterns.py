@@ -70,7 +70,7 @@ class Reading:
         outcomes = [one.outcome if one else None for one in self.rows] + [*self.orders]
         for outcome in ("does not", None, "cannot be told"):
             if outcome in outcomes:
-                return outcome  # type: ignore[return-value]
+                return outcome
         return "holds"
 
 
