@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ _VERSION = 1
 """Of what is checked; part of the key that a report is cached under."""
 _MUCH_IGNORED = 0.25
 _READ_AHEAD = 4
+_CHUNK = 16
+"""Images that a thread reads in a row: for small ones, handing over each by itself would cost as much as reading."""
 
 
 class SplitReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -142,7 +145,7 @@ def _check(
     orientation = getattr(images, "orientation", lambda index: 1)
     place_of = {name: index for index, name in enumerate(images.ids)}
 
-    def read(index: int) -> tuple[int, np.ndarray]:
+    def read_one(index: int) -> tuple[int, np.ndarray]:
         check_sides(seen.ids[index], seen.image(index))
         seen.aux(index)
         pixels = np.zeros(classes + 1, np.int64)
@@ -151,8 +154,12 @@ def _check(
             pixels = np.bincount(label.reshape(-1).astype(np.int64) + 1, minlength=classes + 1)
         return orientation(place_of[seen.ids[index]]), np.roll(pixels, -1)
 
+    def read(start: int) -> list[tuple[int, np.ndarray]]:
+        return [read_one(index) for index in range(start, min(start + _CHUNK, len(seen)))]
+
     tags, pixels = Counter[int](), np.zeros(classes + 1, np.int64)
-    with contextlib.closing(read_ahead(read, range(len(seen)), depth=_READ_AHEAD)) as results:
+    with contextlib.closing(read_ahead(read, range(0, len(seen), _CHUNK), depth=_READ_AHEAD)) as chunks:
+        results = itertools.chain.from_iterable(chunks)
         for tag, counted in progress.track(results, total=len(seen), label=f"check {split}"):
             tags[tag] += 1
             pixels += counted
