@@ -29,7 +29,7 @@ _VERSION = 1
 _MUCH_IGNORED = 0.25
 _READ_AHEAD = 4
 _CHUNK = 16
-"""Images that a thread reads in a row: for small ones, handing over each by itself would cost as much as reading."""
+"""Images that a thread reads in a row; handing over each small one would cost as much as reading it."""
 
 
 class SplitReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
