@@ -18,7 +18,7 @@ SEEDS = (5, 6, 7)
 
 
 def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return image uint8 (96, 96, 3) and label uint8 (96, 96): rows, columns or checks on two sides of a line.
+    """Return image uint8 (96, 96, 3) and label uint8 (96, 96): two of rows, columns and checks.
 
     Crops, enlargements and flips turn none of the three into another. Light and tint belong to the image.
     """
@@ -76,4 +76,4 @@ def test_without_the_loss_across_views_light_hides_the_textures(run, tmp_path):
     within = [accuracy(run, data, seed, weight_across=0.0) for seed in SEEDS]
     untrained = [accuracy(run, data, seed, lr=0.0, epochs=1) for seed in SEEDS]
     assert all(one > other + 5 for one, other in zip(whole, within, strict=True))
-    assert mean(whole) > mean(untrained) + 5  # in the mean: the start of k-means is luck
+    assert mean(whole) > mean(untrained) + 5  # in the mean: under seed 6 it is not so
