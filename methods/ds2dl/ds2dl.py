@@ -129,7 +129,8 @@ class DS2DL(MeanTeacher):
         return Net(channels, self.clusters, self.dim, self.dropout, b)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        return OPTIMIZERS[self.optimizer](self.groups())
+        optimizer: torch.optim.Optimizer = OPTIMIZERS[self.optimizer](self.groups())
+        return optimizer
 
     def groups(self) -> list[dict[str, Any]]:
         return [*super().groups(), {"params": [self.net.b], "lr": self.lr_b}]
