@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fakes import FakeContext, MemoryFeatures, method_module
-from planted import accuracy, code_accuracy, kmeans
+from planted import accuracy, kmeans
 from test_loss_memory import script
 from torch import Tensor, nn
 
@@ -378,20 +378,18 @@ def test_it_finds_the_classes_of_the_planted_world(run):
     assert found > accuracy(run, "random") + 30
 
 
-@pytest.mark.slow
-def test_without_the_consistency_of_views_its_code_follows_brightness(run):
-    """Of k-means on the code, on seeds that had no part in the choice of the setting, in the mean.
+@pytest.mark.parametrize("seeds", [(0,), pytest.param((2, 3, 4), marks=pytest.mark.slow)], ids=str)
+def test_without_the_consistency_of_views_brightness_hides_the_classes(run, seeds):
+    """What a record scores, on every seed; 2 to 4 had no part in the choice of the setting.
 
-    Measured, seeds 2 to 4: 80.2, 80.1 and 80.6 with the term, 73.5, 75.6 and 71.1 without it. The probe's
-    accuracy does not show it (README.md).
+    Measured, seeds 0 to 4: 97, 91, 86, 98 and 98 with the term, and 61, 68, 68, 64 and 72 without it.
     """
-    weak = SMALL | {"temperature": 0.1}
-    learned = [
-        [code_accuracy(run, "hp", "view", seed=seed, **weak | {"consistency": a}) for seed in (2, 3, 4)]
-        for a in (2.0, 0.0)
-    ]
-    assert all(one > other for one, other in zip(*learned, strict=True))
-    assert sum(learned[0]) / 3 > sum(learned[1]) / 3 + 5
+    weak = SMALL | {"standardize": True, "dim": 32}
+    for seed in seeds:
+        full, without = (
+            accuracy(run, "hp", "view", seed=seed, **weak | {"consistency": alpha}) for alpha in (7.0, 0.0)
+        )
+        assert without < full - 5
 
 
 @pytest.mark.parametrize(("name", "images"), [("toy3", 200), ("toy27", 300)])

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from running import Run
-from sklearn.cluster import KMeans
 
-from uss_bench.evaluation.scoring import count, score
 from uss_bench.results.collection import Entry
-from uss_bench.results.files import read_state
 
 NETWORKS = {
     "all": "planted-net",
@@ -49,28 +43,6 @@ def merged_accuracy(run: Run, method: str, variant: str = "all", *, seed: int = 
     assert record.last is not None
     assert record.last.raw.accuracy is not None
     return record.last.raw.accuracy
-
-
-def code_accuracy(run: Run, method: str, variant: str = "all", *, seed: int = 0, **params: Any) -> float:
-    """Return the accuracy in percent of k-means, the best of ten, on the code that a method learned.
-
-    It is of patches, and of what a code tells apart: a cluster probe that shares a centroid between two
-    classes does not move it, and moves `accuracy` by a sixth.
-    """
-    entry = trained(run, method, variant, seed=seed, **params)
-    setup = run.setup(method, "planted", **_cell(variant, params))
-    learned = setup.make_method(read_state(entry.path, entry.record), torch.device("cpu"))
-    images, labels = setup.test_images, setup.test_labels
-    assert labels is not None
-    pixels = torch.from_numpy(np.stack([images.image(i) for i in range(len(images))])).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        code = F.normalize(learned.embed(setup.backbone(pixels / 255, ["tokens"])), dim=1)
-    step = SIDE // code.shape[2]
-    truth = np.stack([labels.label(i)[::step, ::step] for i in range(len(images))])
-    points = code.permute(0, 2, 3, 1).flatten(0, 2).numpy()
-    found = KMeans(6, n_init=10, random_state=0).fit_predict(points).reshape(truth.shape).astype(np.int64)
-    counts = np.stack([count(p, t, 6, 6) for p, t in zip(found, truth, strict=True)])
-    return 100 * score(counts).accuracy
 
 
 def _cell(variant: str, params: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,9 @@ FACETS = (
 _SHARPNESS = 400.0
 _NOISE = 0.25
 _NUISANCE = 1.5
-"""Length of the brightness direction, against 1 for a class direction, in the nets that have one."""
+"""Deviation along the direction of the grain, against 1 for a class direction, in the net that has it."""
+_BRIGHTNESS = 2.0
+"""How far a patch of brightness 200 or 400 lies along the direction of brightness, in the net that has it."""
 _QUIET = 0.2
 """How far f lies from e, along a direction without noise, in the net that has them close."""
 
@@ -48,7 +50,7 @@ class PlantedNet:
     Args:
         spec: the plugin's spec.
         merged: give the classes e and f one direction, so that features cannot tell them apart.
-        brightness: add a large direction that follows the brightness of a patch, and bring e and f closer.
+        brightness: add a large direction that follows the brightness of a patch.
         faint: add a large direction that follows the grain of a patch, and bring e and f closer.
         quiet: bring e and f close: a direction without noise tells them apart, but hardly changes a cosine.
         positions: ignored, there is no position embedding.
@@ -74,14 +76,14 @@ class PlantedNet:
         directions = F.normalize(torch.randn(len(CHROMA), DIM, generator=generator), dim=1)
         if merged:
             directions[5] = directions[4]
-        if brightness or faint:
+        if faint:
             directions[5] = F.normalize(directions[4] + 0.6 * directions[5], dim=0)
         if quiet:
             silent = F.normalize(directions[5] - directions[5] @ directions[4] * directions[4], dim=0)
             directions[5] = directions[4] + _QUIET * silent
         self._directions = directions
         self._nuisance = F.normalize(torch.randn(DIM, generator=generator), dim=0)
-        self._gain = _NUISANCE if brightness else 0.0
+        self._gain = _BRIGHTNESS if brightness else 0.0
         self._noise = torch.randn(BLOCKS, 3 * PATCH**2, DIM, generator=generator) / (3 * PATCH**2) ** 0.5
         self._noise[BLOCKS - 1] = self._noise[BLOCKS - 2]  # the last block adds no noise of its own
         if faint:
@@ -96,7 +98,8 @@ class PlantedNet:
             name=spec.name, patch=PATCH, dim=DIM, blocks=BLOCKS, heads=HEADS, prefix=1, facets=FACETS
         )
         self.sha256 = hashlib.sha256(
-            f"planted-net 1 {merged} {brightness}{' faint' * faint}{' quiet' * quiet}".encode()
+            f"planted-net 1 {merged} {brightness and _BRIGHTNESS}"
+            f"{' faint' * faint}{' quiet' * quiet}".encode()
         ).hexdigest()
 
     def to(self, device: torch.device) -> PlantedNet:

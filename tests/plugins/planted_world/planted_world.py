@@ -1,14 +1,14 @@
 """A world with known cues: six classes, three per image as Voronoi cells, on 12 × 12 patches of 4 pixels.
 
 A patch shows its class by the color of its pixels, and depth lies beside the image. `planted_net` turns the
-pixels into Gaussian features per class. Two classes, e and f, can be told apart
+pixels into Gaussian features per class. Classes, or e and f alone, can be told apart
 
 - ``all``: by every cue;
-- ``color``: by color alone, because the network merges them;
-- ``depth``: by depth, because the network has them close. A trace of the difference is left in the features,
-  since depth is read in training alone; every image shows both classes, so that depth can point at it;
+- ``color``: e and f by color alone, because the network merges them;
+- ``depth``: e and f by depth, because the network has them close. A trace of the difference is left in the
+  features, since depth is read in training alone; every image shows both, so that depth can point at it;
 - ``view``: by what two photometric views of an image share, because the network's largest direction within
-  both classes is the brightness of a patch, which a jitter changes;
+  every class is the brightness of a patch, which a jitter changes;
 - ``object``: nothing is hidden, but every class falls into two halves, by a stripe that its patches show with
   one sign or the other; the patches of one object have both.
 """
