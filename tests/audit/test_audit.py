@@ -12,10 +12,11 @@ import pytest
 from msgspec.structs import replace
 from plot_records import a_cell, put
 
-from uss_bench.audit.differences import between_papers, between_protocols
+from uss_bench.audit.differences import between_papers, between_protocols, with_printed
 from uss_bench.audit.effects import COUNTED, PAIRED, all_effects, commands, measure, measured_on
 from uss_bench.audit.pairs import find_pairs
 from uss_bench.audit.papers import Facts, as_paper, crf_text, find_paper, load_papers
+from uss_bench.claims import load_claims
 from uss_bench.cli import cli
 from uss_bench.errors import DataError, UsageError
 from uss_bench.evaluation.scoring import score_row, score_under
@@ -287,6 +288,65 @@ def test_papers_are_compared_in_what_is_known_of_both():
     assert {*by_field} | {*found.alike} | {name for name, _ in found.unknown} == {*Facts.__struct_fields__}
     turned = between_papers(PAPERS["eagle"], PAPERS["picie"])
     assert {one.field: one.change for one in turned.rows}["clusters"].before == "drop"
+
+
+def test_squash_against_crop_is_a_change_that_pairs_can_measure():
+    found = between_papers(PAPERS["picie"], PAPERS["transfgu"])
+    changes = {one.field: one.change for one in found.rows}
+    assert changes["geometry"] == Change("extent", "square", "squash") in PAIRED
+    ours = between_papers(PAPERS["transfgu"], find_paper("full@2", PAPERS))
+    assert {one.field: one.change for one in ours.rows}["geometry"] == Change("extent", "squash", "whole")
+    patches = between_papers(PAPERS["iic"], PAPERS["stego"])
+    assert {one.field: one.change for one in patches.rows}["geometry"] is None
+    for name in protocol_names():
+        protocol = get_protocol(name)
+        other = find_paper("transfgu@1" if protocol.extent != "squash" else "stego320@2", PAPERS)
+        row = {one.field: one for one in between_papers(as_paper(protocol), other).rows}["geometry"]
+        assert row.change.before == protocol.extent
+
+
+def test_printed_costs_are_differences_of_numbers_in_the_ledger_of_claims():
+    claims = load_claims()
+
+    def mean(method, crf):
+        found = [
+            one
+            for one in claims
+            if (one.paper, one.table, one.method, one.dataset) == ("smooseg", "Table 6", method, "average")
+            and ("w/o" in one.label) != crf
+        ]
+        (one,) = found
+        return one.accuracy, one.miou
+
+    printed = {one.method.split(",")[0].lower(): one for one in PAPERS["smooseg"].costs}
+    for method in ("stego", "smooseg"):
+        gain = [after - before for before, after in zip(mean(method, False), mean(method, True), strict=True)]
+        assert (printed[method].accuracy, printed[method].miou) == pytest.approx(gain, abs=0.11)
+    (cost,) = PAPERS["transfgu"].costs
+    pairs = {
+        one.split: (one.accuracy, one.miou)
+        for one in claims
+        if one.method == "transfgu" and one.dataset == "cocostuff27" and not one.variant
+    }
+    shift = [a - b for a, b in zip(pairs["val-5000"], pairs["val"], strict=True)]
+    assert (cost.accuracy, cost.miou) == pytest.approx(shift, abs=0.051)
+
+
+def test_what_a_paper_printed_stands_where_no_record_shows_it_and_nowhere_else(tmp_path, command):
+    assert all(one.source for paper in PAPERS.values() for one in paper.costs)
+    assert all(one.field in Facts.__struct_fields__ for paper in PAPERS.values() for one in paper.costs)
+    sides = with_printed(between_papers(PAPERS["picie"], PAPERS["eagle"]), PAPERS.values())
+    assert {one.field for one in sides.rows if one.printed} == {"crf"}
+    said = command("audit", "papers", "picie", "eagle", "--records", tmp_path).out
+    assert "no records; printed: Acc +3.6, mIoU +2.2" in " ".join(said.split())
+    assert "printed: SmooSeg, Table 6" in said
+    put(tmp_path, a_cell(), GREEDY, BETTER)
+    said = command("audit", "papers", "picie", "eagle", "--records", tmp_path).out
+    assert "printed: " not in said
+    said = command("audit", "papers", "picie", "transfgu", "--records", tmp_path).out
+    assert "Acc -8.2, mIoU -1.3" in " ".join(said.split())
+    assert "other test images" in " ".join(said.split())
+    assert "'stego320@2[extent=squash]'" in said
 
 
 @pytest.mark.parametrize("name", protocol_names())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from uss_bench.audit.papers import Fact, PaperProtocol
+from uss_bench.audit.papers import Cost, Fact, PaperProtocol
 from uss_bench.protocol import Protocol, protocol_fields, shown
 from uss_bench.results.differences import Change, changes
 
@@ -15,6 +16,14 @@ _SHARED_WITH_PROTOCOL = (
 )
 _CROPS = {"on": "five", "off": "none"}
 """What the ledger's ``five_crop`` is in a training geometry."""
+_OTHER_IMAGES = "not measured: other test images, which --data test=… chooses"
+_EXTENTS = {
+    "short side": "square",
+    "squashed": "squash",
+    "whole image squashed": "squash",
+    "whole images": "whole",
+}
+"""How the ledger's words for a ``geometry`` begin, and the ``extent`` of a protocol that they mean."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class FieldRow:
     sources: tuple[str, str] = ("", "")
     remark: str = ""
     """Why there is no such change."""
+    printed: tuple[Cost, ...] = ()
+    """What papers print of such a difference, for where no record shows it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,13 @@ class SideBySide:
     def changes(self) -> list[Change]:
         """The changes that can be measured, in the order of the rows."""
         return [one.change for one in self.rows if one.change is not None]
+
+
+def with_printed(sides: SideBySide, papers: Iterable[PaperProtocol]) -> SideBySide:
+    """Return a comparison whose rows hold what any of `papers` prints of a difference in their field."""
+    costs = [cost for paper in papers for cost in paper.costs]
+    rows = (replace(row, printed=tuple(one for one in costs if one.field == row.field)) for row in sides.rows)
+    return replace(sides, rows=tuple(rows))
 
 
 def between_protocols(first: Protocol, second: Protocol) -> SideBySide:
@@ -89,6 +107,9 @@ def _change(name: str, first: PaperProtocol, second: PaperProtocol) -> Change | 
         return Change("training.crops", *(_CROPS[value] for value in (before, after)))
     if name in _SHARED_WITH_PROTOCOL or name == "checkpoint":
         return Change(name, before, after)
+    if name == "geometry":
+        extents = [_extent(value) for value in (before, after)]
+        return Change("extent", *extents) if all(extents) and len(set(extents)) > 1 else None
     if name == "crf" and "none" in (before, after):
         return Change("crf", *("off" if value == "none" else "on" for value in (before, after)))
     if name == "clusters":
@@ -98,8 +119,14 @@ def _change(name: str, first: PaperProtocol, second: PaperProtocol) -> Change | 
     return None
 
 
+def _extent(geometry: str) -> str:
+    longest = max((start for start in _EXTENTS if geometry.startswith(start)), key=len, default="")
+    return _EXTENTS.get(longest, "")
+
+
 def _why_not(name: str) -> str:
     return {
+        **dict.fromkeys(("coco", "cityscapes", "potsdam"), _OTHER_IMAGES),
         "extra_clusters": "no effect: neither has clusters beyond the classes",
         "monitor": "see checkpoint: both choose by labels",
     }.get(name, "not measured: no protocol of uss-bench expresses it")

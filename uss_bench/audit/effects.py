@@ -39,6 +39,7 @@ PAIRED = (
     Change("resize", "nearest", "bilinear"),
     Change("flip", True, False),
     Change("upsample", "code", "logits"),
+    Change("extent", "square", "squash"),
     Change("extent", "square", "whole"),
 )
 """The changes in which published protocols differ, and which take a pair of records."""

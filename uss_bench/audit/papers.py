@@ -56,6 +56,22 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The score that selects the checkpoint, and how often it is looked at."""
 
 
+class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a paper or its repository prints on both sides of a difference: points that it costs or gives."""
+
+    field: str
+    """Of `Facts`."""
+    before: str
+    after: str
+    accuracy: float
+    """Percent points from `before` to `after`."""
+    miou: float
+    method: str
+    """As the source calls what was scored."""
+    source: str
+    note: str = ""
+
+
 class PaperProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How one paper evaluates."""
 
@@ -66,6 +82,8 @@ class PaperProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Repository that was read; empty where none is public and the text is the source."""
     commit: str = ""
     facts: Facts
+    costs: list[Cost] = []
+    """Of differences that it measured itself. Records come first: these are for what no record shows."""
 
 
 def load_papers(folder: Path | None = None) -> dict[str, PaperProtocol]:

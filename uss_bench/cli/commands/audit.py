@@ -71,9 +71,10 @@ def papers(
 ) -> None:
     """Compare what two papers did when they evaluated, with the measured effect of each difference.
 
+    Where no record shows an effect, what a paper printed of such a difference stands in its place.
     Without names, list the papers. Either may be one of our protocols: stego320@2.
     """
-    from uss_bench.audit.differences import between_papers
+    from uss_bench.audit.differences import between_papers, with_printed
     from uss_bench.audit.papers import find_paper, load_papers
     from uss_bench.cli.output.audit import papers_text
 
@@ -83,7 +84,8 @@ def papers(
         return
     if second is None:
         raise UsageError("Two papers are compared.", hint=f"uss-bench audit papers {first} stego320@2")
-    _show(between_papers(find_paper(first, ledger), find_paper(second, ledger)), registry, folders, form)
+    sides = between_papers(find_paper(first, ledger), find_paper(second, ledger))
+    _show(with_printed(sides, ledger.values()), registry, folders, form)
 
 
 @command.command("effects", short_help="Show what each rule of evaluation costs, over all records.")

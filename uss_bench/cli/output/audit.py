@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from uss_bench.audit.differences import SideBySide
+from uss_bench.audit.differences import FieldRow, SideBySide
 from uss_bench.audit.effects import Effect, commands, measured_on
 from uss_bench.audit.findings import AuditFinding
-from uss_bench.audit.papers import PaperProtocol
+from uss_bench.audit.papers import Cost, PaperProtocol
 from uss_bench.cli.output.tables import table
 from uss_bench.protocol import shown
 from uss_bench.results.collection import Configuration
@@ -47,10 +47,7 @@ def comparison_text(
     """
     title = " → ".join(sides.names)
     parts = [f"### {title}" if markdown else click.style(title, bold=True)]
-    rows = [
-        [one.field, one.before, one.after, effect_text(effects[one.change]) if one.change else one.remark]
-        for one in sides.rows
-    ]
+    rows = [[one.field, one.before, one.after, _cost_text(one, effects)] for one in sides.rows]
     headers = ["field", "from", "to", "what it does, in percent points"]
     differing = table(rows, headers, widths=[None, 24, 24, 42], markdown=markdown)
     parts.append(differing if rows else "They do not differ in anything that is known of both.")
@@ -61,11 +58,30 @@ def comparison_text(
     facts += [(f"not stated by {who}", ", ".join(fields)) for who, fields in open_by.items()]
     parts.append(_listing(facts, markdown))
     sources = [(one.field, " → ".join(one.sources)) for one in sides.rows if any(one.sources)]
+    for row in sides.rows:
+        if "printed: " in _cost_text(row, effects):
+            origins = dict.fromkeys(f"{one.source}. {one.note}".strip(" .") for one in row.printed)
+            sources += [(row.field, f"printed: {origin}") for origin in origins]
     if sources:
         title = "Sources:\n" if markdown else "Sources"
         parts.append(f"{title}\n{_listing(sources, markdown)}")
     parts.append(_to_measure(effects.values(), configurations, out, markdown))
     return "\n\n".join(filter(None, parts))
+
+
+def _cost_text(row: FieldRow, effects: Mapping[Change, Effect]) -> str:
+    """Return what records show of a difference, else what papers print of one in this field, else why not."""
+    effect = effects[row.change] if row.change else None
+    if row.printed and (effect is None or not effect.methods):
+        return "no records; printed: " + "; ".join(map(printed_cost, row.printed))
+    return effect_text(effect) if effect else row.remark
+
+
+def printed_cost(cost: Cost) -> str:
+    """Return what a paper prints of a difference, with what it compared and where."""
+    return (
+        f"Acc {cost.accuracy:+.1f}, mIoU {cost.miou:+.1f} from {cost.before} to {cost.after} ({cost.method})"
+    )
 
 
 def effect_text(effect: Effect) -> str:
