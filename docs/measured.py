@@ -54,12 +54,18 @@ BUDGET = {"steps", "checkpoint_every", "batch_size", "optimizer", "trained on"}
 
 
 @cache
-def committed() -> list[Configuration]:
-    """Return the committed configurations that have all three seeds, under protocols as published."""
+def whole() -> list[Configuration]:
+    """Return the committed configurations that have all three seeds."""
     entries, broken = read_entries([RECORDS])
     if broken:
         raise SystemExit("\n".join(broken))
-    return [one for one in gather(entries) if len(one.seeds) == 3 and "[" not in one.cell.protocol]
+    return [one for one in gather(entries) if len(one.seeds) == 3]
+
+
+@cache
+def committed() -> list[Configuration]:
+    """Return those under protocols as published."""
+    return [one for one in whole() if "[" not in one.cell.protocol]
 
 
 def main_configuration(method: str, dataset: str, backbone: str) -> Configuration:
@@ -140,13 +146,13 @@ def readings_of_ds2dl() -> str:
     settings = {row.label: row.params for row in known_studies(registry)["ds2dl-readings"].plan.settings}
     removals = printed_removals(load_claims(), "ds2dl", "Table 2")
     defaults = method_params(registry.find("methods", "ds2dl"), None, {}, n_classes=2)
-    found = readings(committed(), "ds2dl", settings, removals, defaults)
+    found = readings(whole(), "ds2dl", settings, removals, defaults)
     return readings_text(settings, removals, found, markdown=True)
 
 
 def backbones() -> str:
     """Return how much of a score is the method, and how much the backbone."""
-    found = two_way(one for one in committed() if one.cell.method.name not in FLOORS)
+    found = two_way(one for one in whole() if one.cell.method.name not in FLOORS)
     return backbones_text(found, markdown=True) or "No two methods have met the same two backbones yet."
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from uss_bench.audit.habits import Habit, Price
-from uss_bench.cli.output.tables import table
+from uss_bench.cli.output.tables import place, table
 from uss_bench.results.scores import METRICS, Metric
 from uss_bench.runtime.formatting import plural
 from uss_bench.statistics.comparing import Difference, Verdict
@@ -66,7 +66,7 @@ def _detail(habit: Habit, price: Price, titles: Mapping[str, str]) -> list[str]:
     name = titles.get(one.cell.method.name, one.cell.method.name).replace("{backbone}", "its backbone")
     return [
         name + setting,
-        f"{one.cell.dataset.name} · {one.cell.backbone.name}",
+        place(one),
         str(len(one.entries)),
         *(_with_interval(price.gained[metric]) for metric in METRICS),
         _outcome(price.gained["miou"]),
