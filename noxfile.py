@@ -234,5 +234,5 @@ def docs(session: nox.Session) -> None:
 
     ``-- --check`` only compares the pages, ``-- --fast`` builds the site without running the notebooks.
     """
-    for script in ("build", "published", "scale", "measured", "figures", "website"):
+    for script in ("build", "published", "scale", "measured", "habits", "figures", "website"):
         session.run(PYTHON, f"docs/{script}.py", *session.posargs)

@@ -16,9 +16,15 @@ from pathlib import Path
 
 from parts import table, update
 
+from uss_bench.audit.backbones import two_way
 from uss_bench.audit.orderings import printed_orderings, tested_orderings
+from uss_bench.audit.patterns import printed_removals, readings
 from uss_bench.claims import load_claims
+from uss_bench.cli.output.backbones import backbones_text
 from uss_bench.cli.output.orderings import orderings_text
+from uss_bench.cli.output.patterns import readings_text
+from uss_bench.experiment.studies import known_studies
+from uss_bench.plugins.params import method_params, training_geometry
 from uss_bench.plugins.registry import Registry
 from uss_bench.results.collection import Configuration, gather, read_entries, shared_identity
 from uss_bench.results.scores import METRICS, score_row
@@ -43,34 +49,63 @@ SETS = {
 TUNED_ON = {("ds2dl", "camvid")}
 STUDIES = 300
 """Steps of the ablations' runs, which do not stand in the main table."""
+BUDGET = {"steps", "checkpoint_every", "batch_size", "optimizer", "trained on"}
+"""What a row may set otherwise than its method states; of several such rows the nearest to it counts."""
+
+
+@cache
+def whole() -> list[Configuration]:
+    """Return the committed configurations that have all three seeds."""
+    entries, broken = read_entries([RECORDS])
+    if broken:
+        raise SystemExit("\n".join(broken))
+    return [one for one in gather(entries) if len(one.seeds) == 3]
 
 
 @cache
 def committed() -> list[Configuration]:
-    """Return the committed configurations that have all three seeds, under protocols as published."""
-    entries, broken = read_entries([RECORDS])
-    if broken:
-        raise SystemExit("\n".join(broken))
-    return [one for one in gather(entries) if len(one.seeds) == 3 and "[" not in one.cell.protocol]
+    """Return those under protocols as published."""
+    return [one for one in whole() if "[" not in one.cell.protocol]
 
 
 def main_configuration(method: str, dataset: str, backbone: str) -> Configuration:
     """Return the one configuration of a method's row: its budget, K = C, default features."""
     found = [one for one in committed() if _is_main(one, method, dataset, backbone)]
+    nearest = min((len(_changed(one)) for one in found), default=0)
+    found = [one for one in found if len(_changed(one)) == nearest]
     if len(found) != 1:
         raise SystemExit(f"{len(found)} of {method} on {dataset}: {[one.label for one in found]}")
     return found[0]
 
 
 def _is_main(one: Configuration, method: str, dataset: str, backbone: str) -> bool:
-    cell, params = one.cell, one.cell.method.params
-    as_meant = method not in TRAINED or (params.get("standardize") and params.get("steps") != STUDIES)
+    cell = one.cell
     return (
         (cell.method.name, cell.dataset.name) == (method, dataset)
         and (method in FLOORS or cell.backbone.name == backbone)
-        and one.records[0].clusters == len(one.records[0].classes)
-        and as_meant
+        and (method not in TRAINED or cell.method.params.get("steps") != STUDIES)
+        and _changed(one) <= BUDGET
     )
+
+
+@cache
+def _registry() -> Registry:
+    return Registry()
+
+
+@cache
+def _stated() -> StatedSettings:
+    return StatedSettings(_registry())
+
+
+def _changed(one: Configuration) -> set[str]:
+    """Return the parameters that are not as the method states them; those of newer code do not count."""
+    cell = one.cell
+    due = _stated()(one.records[0]) or {}
+    changed = {name for name, value in due.items() if cell.method.params.get(name, value) != value}
+    where = {"dataset": cell.dataset.name, "backbone": cell.backbone.name}
+    own = training_geometry(_registry().method(cell.method.name)[0], {}, **where)
+    return changed | ({"trained on"} if cell.training != own else set())
 
 
 def scores(one: Configuration) -> list[list[float]]:
@@ -103,6 +138,22 @@ def orderings() -> str:
     found = printed_orderings(load_claims())
     tested = tested_orderings(found, committed(), StatedSettings(registry))
     return orderings_text(found, tested, registry.titles(), markdown=True)
+
+
+def readings_of_ds2dl() -> str:
+    """Return which readings of DS²DL's text show the pattern of its Table 2."""
+    registry = Registry()
+    settings = {row.label: row.params for row in known_studies(registry)["ds2dl-readings"].plan.settings}
+    removals = printed_removals(load_claims(), "ds2dl", "Table 2")
+    defaults = method_params(registry.find("methods", "ds2dl"), None, {}, n_classes=2)
+    found = readings(whole(), "ds2dl", settings, removals, defaults)
+    return readings_text(settings, removals, found, markdown=True)
+
+
+def backbones() -> str:
+    """Return how much of a score is the method, and how much the backbone."""
+    found = two_way(one for one in whole() if one.cell.method.name not in FLOORS)
+    return backbones_text(found, markdown=True) or "No two methods have met the same two backbones yet."
 
 
 def pairs() -> Iterator[tuple[Configuration, Configuration]]:
@@ -179,6 +230,8 @@ def verdict(
 PARTS: dict[str, Callable[[], str]] = {
     "measured": main_table,
     "orderings": orderings,
+    "readings": readings_of_ds2dl,
+    "backbones": backbones,
     "standardized": standardized_table,
 }
 

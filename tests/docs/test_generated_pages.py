@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import math
 import sys
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def scale():
     return importlib.import_module("scale")
 
 
-@pytest.mark.parametrize("script", ["scale", "measured"])
+@pytest.mark.parametrize("script", ["scale", "measured", "habits"])
 def test_a_page_is_what_its_script_makes(script):
     found = importlib.import_module(script)
     pages = [page.read_text(encoding="utf-8") for page in getattr(found, "PAGES", None) or [found.PAGE]]
@@ -29,6 +31,22 @@ def test_a_page_is_what_its_script_makes(script):
         assert parts.regenerated(page, found.PARTS) == page, f"run: python docs/{script}.py"
     for part in found.PARTS:
         assert any(f"<!-- part: {part} -->" in page for page in pages)
+
+
+def test_the_label_gradient_of_cause_is_read_from_its_file_or_said_to_be_missing(tmp_path):
+    habits = importlib.import_module("habits")
+    assert habits.cause_leak(tmp_path) == "The third phase is not measured yet."
+    runs = {"cut": [50.0, 52.0, 54.0], "leak": [53.0, 56.0, 60.0], "leak, wrong labels": [49.0, 52.0, 52.0]}
+    arms = {arm: [{"accuracy": one, "miou": one / 2} for one in each] for arm, each in runs.items()}
+    (tmp_path / "cause-leak-toy3.json").write_text(json.dumps({"dataset": "toy3", "third_phase": arms}))
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in habits.cause_leak(tmp_path).splitlines()
+    ]
+    # Gains of 3, 4 and 6: mean 13 / 3, standard error sqrt(7 / 3 / 3), t of two degrees 4.3027.
+    reach = 4.3027 * math.sqrt(7 / 9)
+    gained = f"+4.3 ({13 / 3 - reach:+.1f} to {13 / 3 + reach:+.1f})"
+    assert rows[2] == ["toy3", "cut", "3", "52.0", "26.0", "", ""]
+    assert rows[3][:6] == ["toy3", "leak", "3", "56.3", "28.2", gained]
 
 
 def test_the_study_has_585_cells(scale):

@@ -32,7 +32,8 @@ class Habit:
     """What is done otherwise, in words."""
     changes: tuple[Change, ...]
     main_only: bool = False
-    """Price one configuration of each method, table and backbone: the one nearest to its stated setting."""
+    """Price one configuration of each method, data and backbone, under protocols as published: the one
+    nearest to its stated setting."""
 
 
 HABITS = (
@@ -105,7 +106,7 @@ def prices(
     """
     learned = [one for one in configurations if not is_floor(one, floors)]
     if habit.main_only:
-        learned = main_settings(learned, stated)
+        learned = main_settings([one for one in learned if "[" not in one.cell.protocol], stated)
     if measured_on(habit.changes[0]) == "counts":
         (change,) = habit.changes
         return [_rescored(change, one) for one in _affected(change, learned)]

@@ -25,6 +25,9 @@ DEEP = 0.1
 any line between tells them apart alike."""
 
 
+_WORST_FIRST: tuple[Outcome | None, ...] = ("does not", None, "cannot be told")
+
+
 @dataclass(frozen=True)
 class Removal:
     """A row of an ablation in print: what is removed, and the accuracy that is lost with it."""
@@ -68,7 +71,7 @@ class Reading:
     def pattern(self) -> Outcome | None:
         """Whether all of it shows; None while a row is missing and nothing speaks against it."""
         outcomes = [one.outcome if one else None for one in self.rows] + [*self.orders]
-        for outcome in ("does not", None, "cannot be told"):
+        for outcome in _WORST_FIRST:
             if outcome in outcomes:
                 return outcome
         return "holds"

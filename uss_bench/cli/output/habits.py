@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from uss_bench.audit.habits import Habit, Price
-from uss_bench.cli.output.tables import table
+from uss_bench.cli.output.tables import place, table
 from uss_bench.results.scores import METRICS, Metric
 from uss_bench.runtime.formatting import plural
 from uss_bench.statistics.comparing import Difference, Verdict
 
 NOT_YET = "not measured yet"
 _WORDS: Mapping[Verdict, str] = {"better": "gains", "worse": "loses", "tied": "cannot be told"}
-_SUMMARY = ["habit", "instead of", "Acc", "mIoU", "over", "mIoU"]
-_DETAIL = ["method", "on", "seeds", "Acc", "mIoU", "mIoU"]
+_NOTHING = "changes nothing"
+_SUMMARY = ["habit", "instead of", "Acc", "mIoU", "over", "in mIoU it"]
+_DETAIL = ["method", "on", "seeds", "Acc", "mIoU", "in mIoU it"]
 
 
 def habits_text(
@@ -30,7 +31,7 @@ def habits_text(
     for habit, found in priced.items():
         if found:
             title = habit.title[0].upper() + habit.title[1:]
-            rows = sorted(_detail(one, titles) for one in found)
+            rows = sorted(_detail(habit, one, titles) for one in found)
             parts.append(f"### {title}" if markdown else title)
             parts.append(table(rows, _DETAIL, align="llrrrl", markdown=markdown))
     return "\n\n".join(parts)
@@ -40,12 +41,12 @@ def _summary(habit: Habit, found: Sequence[Price]) -> list[str]:
     row = [habit.title, habit.without]
     if not found:
         return [*row, NOT_YET, NOT_YET, "", ""]
-    told = Counter(_WORDS[one.gained["miou"].verdict] for one in found)
+    told = Counter(_outcome(one.gained["miou"]) for one in found)
     return [
         *row,
         *(_span(metric, found) for metric in METRICS),
         plural(len(found), "configuration"),
-        ", ".join(f"{told[word]} {word}" for word in _WORDS.values() if told[word]),
+        ", ".join(f"{word} in {told[word]}" for word in [*_WORDS.values(), _NOTHING] if told[word]),
     ]
 
 
@@ -54,16 +55,21 @@ def _span(metric: Metric, found: Sequence[Price]) -> str:
     return f"{statistics.fmean(values):+.1f} ({min(values):+.1f} … {max(values):+.1f})"
 
 
-def _detail(price: Price, titles: Mapping[str, str]) -> list[str]:
+def _outcome(difference: Difference) -> str:
+    nothing = difference.value == difference.interval.low == difference.interval.high == 0
+    return _NOTHING if nothing else _WORDS[difference.verdict]
+
+
+def _detail(habit: Habit, price: Price, titles: Mapping[str, str]) -> list[str]:
     one = price.configuration
-    name = titles.get(one.cell.method.name, one.cell.method.name)
-    name = name.replace("{backbone}", "its backbone") + one.label.removeprefix(one.cell.method.name)
+    setting = "" if habit.main_only else one.label.removeprefix(one.cell.method.name)
+    name = titles.get(one.cell.method.name, one.cell.method.name).replace("{backbone}", "its backbone")
     return [
-        name,
-        f"{one.cell.dataset.name} · {one.cell.backbone.name}",
+        name + setting,
+        place(one),
         str(len(one.entries)),
         *(_with_interval(price.gained[metric]) for metric in METRICS),
-        _WORDS[price.gained["miou"].verdict],
+        _outcome(price.gained["miou"]),
     ]
 
 

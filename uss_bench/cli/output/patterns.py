@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from uss_bench.audit.patterns import Reading, Removal, Removed
-from uss_bench.cli.output.tables import table
+from uss_bench.cli.output.tables import place, table
 
 NOT_YET = "not measured yet"
 
@@ -28,10 +28,9 @@ def readings_text(
 
 
 def _row(one: Reading) -> list[str]:
-    cell = one.full.cell
     return [
         one.label,
-        f"{cell.dataset.name} · {cell.backbone.name}",
+        place(one.full),
         f"{one.accuracy:.1f}",
         *(_removed(row) for row in one.rows),
         ", ".join(order or NOT_YET for order in one.orders),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
+
+if TYPE_CHECKING:
+    from uss_bench.results.collection import Configuration
 
 _SIDES = {"l": "left", "r": "right", "c": "center", ".": "decimal"}
 
@@ -34,3 +38,9 @@ def table(
         maxcolwidths=None if markdown else widths,
         disable_numparse=True,
     )
+
+
+def place(configuration: Configuration) -> str:
+    """Return where a configuration was measured: data and backbone, and whether it was left unrefined."""
+    cell, refined = configuration.cell, configuration.records[0].protocol.crf is not None
+    return f"{cell.dataset.name} · {cell.backbone.name}" + ("" if refined else ", no CRF")
