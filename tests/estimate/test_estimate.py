@@ -58,6 +58,7 @@ CELL = CellSize(
     train_side=100,
     eval_side=200,
     whole=False,
+    refined=True,
     clusters=5,
     steps=3000,
     batch_size=10,
@@ -121,6 +122,7 @@ def test_what_lies_in_the_store_is_not_extracted_again():
         ("evaluate", {"clusters": 6}),
         ("evaluate", {"eval_side": 320}),
         ("evaluate", {"whole": True}),
+        ("evaluate", {"refined": False}),
         ("monitor", {"backbone": "other"}),
     ],
 )

@@ -59,6 +59,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of the JSON and of the rest of the npz, which do not grow with the images."""
     state_bytes: int | None = None
     """Of the trained state; None where it was left out."""
+    refined: bool = True
+    """Whether its protocol has a CRF, which is most of an evaluation."""
 
     @property
     def machine(self) -> str:
@@ -104,6 +106,7 @@ def cost_of(record: RunRecord, path: Path) -> Cost | None:
         counts_bytes=sizes[0] if sizes else None,
         other_bytes=sizes[1] + path.stat().st_size if sizes else None,
         state_bytes=_size(path.with_suffix(".safetensors")),
+        refined=record.protocol.crf is not None,
     )
 
 

@@ -8,7 +8,7 @@ phase       per                           comparable runs share
 extract     pixel through the backbone    backbone and both sides of the protocol
 train       step                          method, backbone, training side, batch size
 candidates  image and checkpoint          method, backbone, evaluation side
-evaluate    image                         method, K, evaluation side; else any trained method's
+evaluate    image                         method, K, side, CRF or none; else any trained method's
 monitor     state                         method, backbone, training side
 =========== ============================= ==========================================================
 
@@ -81,6 +81,7 @@ class CellSize:
     train_side: int
     eval_side: int
     whole: bool
+    refined: bool
     clusters: int
     steps: int | None
     batch_size: int | None
@@ -183,7 +184,8 @@ def estimate(sizes: Sequence[CellSize], costs: Iterable[Cost], *, device: str, m
             add("monitor", what, per_point, states)
 
         place = f"whole images of {size.dataset}" if size.whole else f"{size.eval_side} px"
-        alike = same("clusters", "whole", "dataset" if size.whole else "eval_side")
+        place += "" if size.refined else " without CRF"
+        alike = same("clusters", "refined", "whole", "dataset" if size.whole else "eval_side")
         own = same("method")
         per_image = rate(lambda cost: alike(cost) and own(cost), _seconds_per_image)  # noqa: B023
         if per_image is None and size.trains:

@@ -45,6 +45,7 @@ def cell_size(setup: Setup, *, budget: int, root: Path | None = None, known: Kno
         train_side=setup.training.side,
         eval_side=protocol.eval_side,
         whole=protocol.extent == "whole",
+        refined=protocol.crf is not None,
         clusters=whole_number(setup.params.get("clusters")) or len(setup.dataset.classes),
         steps=steps,
         batch_size=whole_number(setup.params.get("batch_size")),
