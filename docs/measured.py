@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -27,13 +27,14 @@ from uss_bench.experiment.studies import known_studies
 from uss_bench.plugins.params import method_params, training_geometry
 from uss_bench.plugins.registry import Registry
 from uss_bench.results.collection import Configuration, gather, read_entries, shared_identity
+from uss_bench.results.feature_record import FeatureRow, read_feature_records
 from uss_bench.results.scores import METRICS, score_row
 from uss_bench.results.stated import StatedSettings
 from uss_bench.runtime.formatting import mean_sd
 from uss_bench.statistics.comparing import Comparison, compare
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "features.md")
 RECORDS = ROOT / "leaderboards" / "records"
 
 TRAINED = ("ds2dl", "smooseg", "stego")
@@ -227,12 +228,50 @@ def verdict(
     return ", ".join(words) or "no difference found"
 
 
+MEASURES = {
+    "k-means, K = C": ("kmeans", None),
+    "PCA": ("pca", None),
+    "position-free": ("position-free", None),
+    "K = 100": ("over-clustering", 100),
+    "K = 300": ("over-clustering", 300),
+    "retrieval": ("retrieval", None),
+    "probe": ("probe", None),
+}
+"""Columns of the table of features: measure, and K where there are several."""
+
+
+def features() -> str:
+    """Return the mIoU of every measure by data set and backbone, cheapest backbone first."""
+    found, broken = read_feature_records([RECORDS])
+    if broken:
+        raise SystemExit("\n".join(broken))
+
+    def score(rows: Sequence[FeatureRow], measure: str, clusters: int | None) -> str:
+        (row,) = (one for one in rows if one.measure == measure and clusters in (None, one.clusters))
+        return f"{row.scores.miou:.1f}"
+
+    records = [record for _, record in found]
+    places = [name for name, _ in dict.fromkeys(SETS.values())]
+    records.sort(key=lambda one: (places.index(one.cell.dataset.name), one.cost.seconds))
+    rows = [
+        (
+            one.cell.dataset.name,
+            one.cell.backbone.name,
+            f"{1000 * one.cost.seconds:.0f} ms",
+            *(score(one.rows, *which) for which in MEASURES.values()),
+        )
+        for one in records
+    ]
+    return table(("data", "backbone", "an image", *MEASURES), rows, "ll" + "r" * (1 + len(MEASURES)))
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "measured": main_table,
     "orderings": orderings,
     "readings": readings_of_ds2dl,
     "backbones": backbones,
     "standardized": standardized_table,
+    "features": features,
 }
 
 
