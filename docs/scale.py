@@ -99,6 +99,7 @@ def cell_size(method: str, data: Data, network: Network) -> CellSize:
         train_side=side,
         eval_side=eval_side,
         whole=False,
+        refined=True,
         clusters=data.clusters,
         steps=steps[data.name],
         batch_size=batch_size,
