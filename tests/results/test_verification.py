@@ -49,16 +49,16 @@ def test_an_honest_record_is_verified_and_marked(verify, record):
 
 
 def test_other_counts_are_not_verified(verify, record, monkeypatch):
-    from uss_bench.experiment import runner
+    from uss_bench.evaluation.evaluator import Evaluator
 
-    evaluate = runner.Evaluator.evaluate
+    evaluate = Evaluator.evaluate
 
     def worse(self, method):
         found = evaluate(self, method)
         found.raw[:] = np.roll(found.raw, 1, axis=2)
         return found
 
-    monkeypatch.setattr(runner.Evaluator, "evaluate", worse)
+    monkeypatch.setattr(Evaluator, "evaluate", worse)
     said = verify()
     assert said.code == 3
     assert "is not verified" in said.err
