@@ -368,7 +368,7 @@ MASK_COMMAND = re.search(r"    (uss-bench run .+?--aux mask=MASKS)", PAGE.read_t
 def test_the_released_mask_is_written_as_the_page_says_and_marks_the_record(command, tmp_path):
     root, masks = root_of("cocostuff15", tmp_path / "data"), tmp_path / "masks"
     code = MASK_CODE[1].replace('"ROOT"', f"{str(root)!r}, partial=True").replace('"MASKS"', repr(str(masks)))
-    exec(code, {})  # noqa: S102
+    exec(code, {})
     assert {path.stem for path in masks.rglob("*.png")} == set(coco_files.IDS)
     (path,) = masks.rglob(f"{coco_files.IDS[0]}.png")
     fine = coco_files.MAPS[coco_files.IDS[0]]
