@@ -19,6 +19,8 @@ from PIL import Image
 from running import Run
 from torch import Tensor
 
+from uss_bench.errors import UsageError
+from uss_bench.nn.mutual_information import information_loss
 from uss_bench.results.files import read_record, read_state
 from uss_bench.runtime.seeding import derive_seed
 from uss_bench.training.context import RunContext
@@ -147,6 +149,41 @@ def test_predictions_are_the_enlarged_probabilities():
     code = method.embed({"image": torch.rand(1, 3, 32, 32)})
     torch.testing.assert_close(code.sum(dim=1), torch.ones(1, 14, 14))
     torch.testing.assert_close(method.classify(code).exp(), code)
+
+
+def test_only_places_of_the_mask_are_compared():
+    method = iic.IIC(clusters=2, mask=True, crop=0.5, flip=0.0)
+    method.net = place_net
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 10:] = 255
+    ramp = (torch.arange(32.0) + 0.5).expand(1, 3, 32, 32) / 32  # a color says its column
+    first, _, seen = method.pairs(CONTEXT)("own", 1, [0], {"image": ramp, iic.MASK: mask})
+    assert torch.equal(seen[0, 0], first[0, 0] * 32 > 10)
+    assert 0 < seen.float().mean() <= 1
+    with pytest.raises(UsageError, match="0 on all pixels"):
+        method.pairs(CONTEXT)("own", 1, [0], {"image": ramp, iic.MASK: 0 * mask})
+
+
+def test_what_is_too_small_is_told_with_a_way_out():
+    """Twelve pixels are the least that batch normalization can take of one image."""
+    net = iic.IICNet(3, {"own": 2}, width=2, sobel=False)
+    assert net(torch.rand(1, 3, 12, 12), "own").shape == (1, 2, 4, 4)
+    with pytest.raises(UsageError, match="11×40 pixels") as caught:
+        net(torch.rand(2, 3, 40, 11), "own")
+    assert "--training side=N" in str(caught.value)
+    small = iic.IIC(clusters=2, crop=0.01)
+    with pytest.raises(UsageError, match="0×0 pixels"):
+        small.pairs(CONTEXT)("own", 1, [0], {"image": torch.rand(1, 3, 32, 32)})
+    for crop in (0.0, 1.5):
+        with pytest.raises(UsageError, match="crop"):
+            iic.IIC(clusters=2, crop=crop)
+        with pytest.raises(UsageError, match="smallest_crop"):
+            iic_proj.IICProj(clusters=2, smallest_crop=crop)
+    with pytest.raises(UsageError, match="6 a side"):
+        iic_proj.IICProj(clusters=2, half_window=6).pairs(CONTEXT)
+    maps = torch.rand(1, 2, 4, 6).softmax(dim=1)
+    with pytest.raises(UsageError, match="half_window = 4"):
+        information_loss(maps, maps, half_window=4)
 
 
 # --- Textures ------------------------------------------------------------------------------------
@@ -319,3 +356,27 @@ def test_a_published_command_runs_on_a_few_genuine_files(command, tmp_path, line
 
 def test_there_is_a_command_for_every_preset():
     assert [shlex.split(line)[5] for line in COMMANDS] == list(PRESETS)
+
+
+# --- The released mask -----------------------------------------------------------------------------
+
+MASK_CODE = re.search(r"```python\n(.+?)```", PAGE.read_text(encoding="utf-8"), re.S)
+MASK_COMMAND = re.search(r"    (uss-bench run .+?--aux mask=MASKS)", PAGE.read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.slow
+def test_the_released_mask_is_written_as_the_page_says_and_marks_the_record(command, tmp_path):
+    root, masks = root_of("cocostuff15", tmp_path / "data"), tmp_path / "masks"
+    code = MASK_CODE[1].replace('"ROOT"', f"{str(root)!r}, partial=True").replace('"MASKS"', repr(str(masks)))
+    exec(code, {})
+    assert {path.stem for path in masks.rglob("*.png")} == set(coco_files.IDS)
+    (path,) = masks.rglob(f"{coco_files.IDS[0]}.png")
+    fine = coco_files.MAPS[coco_files.IDS[0]]
+    assert np.array_equal(np.array(Image.open(path)) > 0, (fine > 90) & (fine < 255))
+    words = shlex.split(MASK_COMMAND[1].replace("ROOT", str(root)).replace("MASKS", str(masks)))[1:]
+    small = ["--set", "width=1", "--set", "epochs=1", "--data", "partial=true", "--out", tmp_path / "out"]
+    said = command(*words, *small)
+    assert said.code == 0, said.err
+    (record,) = map(read_record, (tmp_path / "out").rglob("*.json"))
+    assert record.labels_used == ["the pixels that count in training"]
+    assert record.cell.method.params["mask"]
