@@ -7,7 +7,7 @@ import pytest
 
 from uss_bench.cli.commands.run import command as run
 from uss_bench.cli.commands.study import command as study
-from uss_bench.experiment.command_line import read_command
+from uss_bench.experiment.command_line import read_command, with_all_seeds
 
 
 def options(command: click.Command) -> list[click.Option]:
@@ -43,3 +43,22 @@ def _value(option: click.Option) -> str:
 def test_a_value_may_follow_an_equals_sign():
     assert read_command("uss-bench run --seed=3 --set=a=1")["seed"] == 3
     assert read_command("uss-bench run --set=a=1 --set b=2")["set_pairs"] == ("a=1", "b=2")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "given"),
+    [
+        ([0, 1, 2], ["--seeds 3"]),
+        ([2, 1], ["--seed 1 --seeds 2"]),
+        ([0, 2], ["--seed 0", "--seed 2"]),
+        ([1, 1], ["--seed 1"]),
+        ([10, 1, 11], ["--seed 1", "--seed 10", "--seed 11"]),
+    ],
+)
+def test_commands_that_differ_in_the_seed_are_one(seeds, given):
+    line = "uss-bench run --method dino --set seed_of=3 {} --out results"
+    commands = [line.format(f"--seed {seed}") for seed in seeds]
+    assert with_all_seeds(commands) == [line.format(words) for words in given]
+    assert with_all_seeds([*commands, "uss-bench run --seeds 3"])[-1] == "uss-bench run --seeds 3"
+    last = [f"uss-bench run --seed {seed}" for seed in seeds]
+    assert with_all_seeds(last) == [f"uss-bench run {words}" for words in given]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from uss_bench.board.model import Board, Measure, Row, Score
 from uss_bench.board.published import Published
+from uss_bench.experiment.command_line import with_all_seeds
 from uss_bench.results.scores import METRICS, REFINEMENTS
 from uss_bench.runtime.formatting import MISSING, mean_sd, number
 
@@ -77,6 +78,11 @@ def clusters(row: Row) -> str:
 
 def memory(row: Row) -> str:
     return MISSING if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.1f} GiB"
+
+
+def commands(row: Row) -> list[str]:
+    """Return the commands that repeat a row, each once for all its seeds."""
+    return with_all_seeds(run.record.command for run in row.runs if run.record.command)
 
 
 def claim(one: Published) -> str:

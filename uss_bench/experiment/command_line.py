@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,28 @@ def read_command(command: str) -> dict[str, Any]:
         else:
             raise ValueError(f"there is no option {word.partition('=')[0]}")
     return options
+
+
+_SEED = re.compile(r" --seed (\d+)(?= |$)")
+
+
+def with_all_seeds(commands: Iterable[str]) -> list[str]:
+    """Return commands without repetition; those that differ in consecutive seeds alone become one."""
+    seeds: dict[str, set[int]] = {}
+    for command in dict.fromkeys(commands):
+        found = _SEED.findall(command)
+        seeds.setdefault(_SEED.sub(" --seed", command), set()).update(map(int, found[:1]))
+    merged = []
+    for command, known in seeds.items():
+        first, number = min(known, default=0), len(known)
+        if known == set(range(first, first + number)) and number > 1:
+            start = f" --seed {first}" if first else ""
+            merged.append(command.replace(" --seed", f"{start} --seeds {number}", 1))
+        elif known:
+            merged += [command.replace(" --seed", f" --seed {seed}", 1) for seed in sorted(known)]
+        else:
+            merged.append(command)
+    return merged
 
 
 def collect_data(root: Path | str | None, classes: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
