@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uss_bench.contracts import BackboneInfo, Batch, Context, Features
 from uss_bench.data.views import Photometric, View, Views, apply_photometric
-from uss_bench.plugins.specs import facets_of
+from uss_bench.plugins.inputs import facets_of
 
 BLUR = Photometric(blur=1.0, kernel=21)
 JITTER = Photometric(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1, jitter=0.3)

@@ -9,12 +9,14 @@ import matplotlib
 import msgspec
 import numpy as np
 import pytest
+from matplotlib.mathtext import MathTextParser
 from plot_records import IMAGES, a_cell, put, some_counts
 from scipy import stats
 
 from uss_bench.errors import DataError, UsageError
 from uss_bench.evaluation.scoring import score, score_row
 from uss_bench.plots import classes, confusion, cost, curves, numbers, overview, sensitivity, style
+from uss_bench.plugins.registry import Registry
 from uss_bench.results.collection import Entry, gather, read_entries
 from uss_bench.results.record import CheckpointResult
 from uss_bench.results.selection import Query, describe, names, of_seed, only, select
@@ -362,6 +364,26 @@ def test_a_scalar_that_was_reported_once_is_a_dot(tmp_path):
     put(tmp_path, a_cell("random"), some_counts(0), curves=reported)
     once, twice = (panel.lines[0].get_marker() for panel in curves.draw(settings_of(tmp_path)).axes)
     assert (once, twice) == ("o", "None")
+
+
+def test_symbols_of_papers_stand_beside_the_names_of_curves(two_methods):
+    symbols = {"dino": {"data": "E_{data}"}, "stego": {"smoothness": "x^2"}}
+    data, smoothness = curves.draw(settings_of(two_methods, methods=["dino"]), symbols).axes
+    assert (data.get_title(), smoothness.get_title()) == ("data  $E_{data}$", "smoothness")
+
+
+def test_every_symbol_can_be_set_and_is_of_something_that_is_reported():
+    registry, parser = Registry(), MathTextParser("path")
+    for name in registry.names("methods"):
+        spec, plugin = registry.method(name)
+        sources = [path.read_text(encoding="utf-8") for path in plugin.folder.glob("*.py")]
+        sources += [
+            path.read_text(encoding="utf-8")
+            for path in (Path(__file__).parents[2] / "uss_bench" / "nn").glob("*.py")
+        ]
+        for reported, symbol in spec.symbols.items():
+            parser.parse(f"${symbol}$")
+            assert any(reported in source for source in sources), (name, reported)
 
 
 def test_without_reports_there_are_no_curves(tmp_path):

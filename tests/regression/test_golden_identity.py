@@ -23,7 +23,7 @@ PINNED = {
     "randproj-toy3": ("8de3668ce023", "eaedbd9a096bed94", "0809475c1862ee24"),
     "debias-toy3": ("0c19ad74586b", "53476ea74d4c828e", "cd22986207e62730"),
     "ncut-toy3": ("41675c883a66", "6cd9bad637c3ac64", "c05aaee6efbfa0c4"),
-    "primaps-toy3": ("49c692f15d2a", "94df7c80ff3c298b", "77650cb961149262"),
+    "primaps-toy3": ("1a695f782ab5", "9c8a8e9df4255e2a", "38b703f954164949"),
     "eagle-toy3": ("aa5055dd9ce9", "1589d61c7551a252", "56cccb234aad095e"),
     "ppap-toy3": ("08dc39222915", "6af2c03ed144f157", "2498042f18820013"),
     "cause-toy3": ("73765104f443", "4de9432c2f4fbc52", "27910e2105534309"),

@@ -22,8 +22,9 @@ from uss_bench.errors import ContractError, DataError, blame
 from uss_bench.evaluation.upsampling import Predicts, native_logits, pixel_logits
 from uss_bench.features.encoder import Encoder, to_unit_range
 from uss_bench.features.planes import aux_channel, channels_first
+from uss_bench.plugins.inputs import facets_of
 from uss_bench.plugins.loading import inputs_of
-from uss_bench.plugins.specs import MethodSpec, facets_of
+from uss_bench.plugins.specs import MethodSpec
 from uss_bench.protocol import Protocol
 from uss_bench.runtime import progress
 

@@ -26,9 +26,10 @@ from uss_bench.experiment.data_in_use import data_fingerprint, training_labels
 from uss_bench.features.planes import aux_channel
 from uss_bench.features.store import FeatureStore, positions_of
 from uss_bench.files.atomic import cache_root
+from uss_bench.plugins.inputs import facets_of
 from uss_bench.plugins.loading import inputs_of, load_method
 from uss_bench.plugins.registry import Plugin, Registry
-from uss_bench.plugins.specs import DatasetSpec, MethodSpec, facets_of
+from uss_bench.plugins.specs import DatasetSpec, MethodSpec
 from uss_bench.protocol import Protocol, TrainingGeometry
 from uss_bench.results.files import record_path
 from uss_bench.results.record import (

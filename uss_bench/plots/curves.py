@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,15 @@ from uss_bench.results.selection import describe, names, one_table
 
 _ACROSS = 3
 
+Symbols = Mapping[str, Mapping[str, str]]
+"""By method, what its paper calls a scalar, as math of LaTeX."""
 
-def draw(configurations: Sequence[Configuration]) -> Figure:
+
+def draw(configurations: Sequence[Configuration], symbols: Symbols | None = None) -> Figure:
     """Draw one panel per scalar: a line per seed, a color per configuration.
+
+    Args:
+        symbols: stand in the titles of panels, beside the names of scalars.
 
     Raises:
         UsageError: when the configurations are of several tables, or nothing was reported.
@@ -46,6 +52,8 @@ def draw(configurations: Sequence[Configuration]) -> Figure:
             for record in one.records:
                 line = {"color": look.color, "linestyle": look.line, "alpha": 0.75}
                 _draw_scalars(grid.flat, record, scalars, **line)
+        for axes, name in zip(grid.flat, scalars, strict=False):
+            axes.set_title(_title(name, records, symbols or {}), parse_math=True)
         for axes in grid.flat[len(scalars) :]:
             axes.remove()
         for axes in grid[-1, : len(scalars) - across * (rows - 1)]:
@@ -54,6 +62,13 @@ def draw(configurations: Sequence[Configuration]) -> Figure:
             handles = [Line2D([], [], color=one.color, linestyle=one.line, alpha=0.75) for one in drawn]
             style.legend_below(canvas, handles, names(configurations))
         return canvas
+
+
+def _title(name: str, records: Sequence[RunRecord], symbols: Symbols) -> str:
+    """Return the name of a scalar, with the symbols of all methods that reported it."""
+    methods = dict.fromkeys(record.cell.method.name for record in records if name in record.curves)
+    known = dict.fromkeys(symbols.get(method, {}).get(name, "") for method in methods)
+    return "  ".join([name.replace("$", r"\$"), *(f"${symbol}$" for symbol in known if symbol)])
 
 
 def caption(configurations: Sequence[Configuration]) -> str:

@@ -11,7 +11,6 @@ import codecs
 import contextlib
 import re
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -19,6 +18,7 @@ import msgspec
 
 from uss_bench.errors import DataError
 from uss_bench.files.old_spellings import with_todays_keys
+from uss_bench.plugins.inputs import facets_of
 from uss_bench.protocol.training import TrainingGeometry
 from uss_bench.runtime.limits import DEEPEST_KEY
 
@@ -214,6 +214,8 @@ class MethodSpec(PluginSpec, frozen=True, tag="method"):
     labels_used: dict[str, str] = {}
     """What labels are used for under a switch, by parameter: a record with it says so, and has no rank."""
     check: CheckSpec = CheckSpec()
+    symbols: dict[str, str] = {}
+    """The paper's symbols of what training reports, by name, as math of LaTeX without dollars."""
     floor: bool = False
     """Whether it looks at no feature: any other method has to beat it, and no mean over methods holds it."""
     diagnosis: DiagnosisSpec | None = None
@@ -279,11 +281,6 @@ class BackboneSpec(PluginSpec, frozen=True, tag="backbone"):
     def __post_init__(self) -> None:
         if bool(self.entry) == bool(self.adapter):
             raise ValueError("a backbone states either `entry` or `adapter`")
-
-
-def facets_of(inputs: Iterable[str]) -> list[str]:
-    """Return the inputs that come from a backbone: neither ``image`` nor ``aux:NAME``."""
-    return [name for name in inputs if name != "image" and not name.startswith("aux:")]
 
 
 def is_name(text: str) -> bool:

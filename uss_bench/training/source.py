@@ -10,7 +10,7 @@ from uss_bench.features.inputs import Inputs
 from uss_bench.features.planes import PlaneStore
 from uss_bench.features.reader import FeatureReader
 from uss_bench.features.store import FeatureStore
-from uss_bench.plugins.specs import facets_of
+from uss_bench.plugins.inputs import facets_of
 from uss_bench.training.clock import Clock
 
 

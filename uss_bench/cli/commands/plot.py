@@ -137,7 +137,9 @@ def curves(registry: Registry, query: Query, out: Path) -> None:
     from uss_bench.results.selection import select
 
     configurations = select(query)
-    write(plot.draw(configurations), out, plot.caption(configurations))
+    methods = {one.cell.method.name for one in configurations} & set(registry.names("methods"))
+    symbols = {name: registry.method(name)[0].symbols for name in methods}
+    write(plot.draw(configurations, symbols), out, plot.caption(configurations))
 
 
 command.add_command(panels)
