@@ -55,12 +55,10 @@ def main() -> int:
             drawn = Path(folder) / image.name
             command = [sys.executable, "-m", "uss_bench", *words, str(drawn), "--quiet"]
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            if not differs(image, drawn):
-                continue
-            if "--check" in sys.argv:
-                outdated.append(image.relative_to(ROOT))
-            else:
+            if "--check" not in sys.argv:
                 image.write_bytes(drawn.read_bytes())
+            elif differs(image, drawn):
+                outdated.append(image.relative_to(ROOT))
     for path in outdated:
         print(f"{path} is out of date: run python docs/figures.py", file=sys.stderr)
     return 1 if outdated else 0
