@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from running import PLUGINS, SMALL
 
 from uss_bench.cli.output import summary
-from uss_bench.experiment import runner
+from uss_bench.experiment import evaluating, runner
 from uss_bench.results.files import read_arrays, read_record, read_state
 from uss_bench.results.record import MonitorPoint
 from uss_bench.training.clock import Clock
@@ -115,7 +115,7 @@ def test_monitoring_changes_no_count_no_state_and_no_curve(run, monkeypatch):
     watched = run("smooseg", params=SMOOSEG)
     arrays = read_arrays(watched.path, watched.record)
     state = read_state(watched.path, watched.record)
-    monkeypatch.setattr(runner, "_monitor", lambda *_: [])
+    monkeypatch.setattr(runner, "monitor_points", lambda *_: [])
     alone = run("smooseg", params=SMOOSEG)
     assert watched.record.monitor
     assert alone.record.monitor == []
@@ -190,7 +190,7 @@ def test_what_does_not_train_is_not_monitored(run):
 
 def test_a_collapse_stands_in_the_notes_and_in_the_summary(run, monkeypatch):
     collapsed = a_point([1.0, 0.0])
-    monkeypatch.setattr(runner, "monitor", lambda *_: [collapsed])
+    monkeypatch.setattr(evaluating, "monitor", lambda *_: [collapsed])
     record = run("smooseg", params=SMOOSEG).record
     assert "1 of 2 clusters holds 99% of the patches" in record.notes
     assert "Warning, seed 0: 1 of 2 clusters holds 99% of the patches." in summary.run_summary([record])
