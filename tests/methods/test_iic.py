@@ -373,7 +373,8 @@ def test_the_released_mask_is_written_as_the_page_says_and_marks_the_record(comm
     (path,) = masks.rglob(f"{coco_files.IDS[0]}.png")
     fine = coco_files.MAPS[coco_files.IDS[0]]
     assert np.array_equal(np.array(Image.open(path)) > 0, (fine > 90) & (fine < 255))
-    words = shlex.split(MASK_COMMAND[1].replace("ROOT", str(root)).replace("MASKS", str(masks)))[1:]
+    line = MASK_COMMAND[1].replace("\\\n", " ")
+    words = shlex.split(line.replace("ROOT", str(root)).replace("MASKS", str(masks)))[1:]
     small = ["--set", "width=1", "--set", "epochs=1", "--data", "partial=true", "--out", tmp_path / "out"]
     said = command(*words, *small)
     assert said.code == 0, said.err

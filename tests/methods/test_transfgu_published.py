@@ -94,7 +94,11 @@ def test_the_command_runs_and_is_the_experiment_of_its_claim(run, command, roots
     found = set(claim_differences(claim, record.cell))
     assert found == {
         f"test split {claim.split}-partial instead of {claim.split}",
-        f"train split {claim.train_split}-partial instead of {claim.train_split}",
+        *(
+            [f"train split {claim.train_split}-partial instead of {claim.train_split}"]
+            if claim.train_split  # the claim of 44.5 does not say
+            else []
+        ),
         f"eval_side {height} instead of 320",
         f"training side {height} instead of 320",
         *(
