@@ -11,34 +11,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from measured import ROOT, everything
 from parts import table, update
 
 from uss_bench.audit.habits import HABITS, prices
-from uss_bench.cli.output.habits import NOT_YET, habits_text
+from uss_bench.cli.output.habits import habits_text
+from uss_bench.cli.output.tables import NOT_YET
 from uss_bench.plugins.registry import Registry
-from uss_bench.results.collection import Configuration, gather, read_entries
 from uss_bench.results.stated import StatedSettings
+from uss_bench.runtime.formatting import with_interval
 from uss_bench.statistics.intervals import student_reach
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "habits.md"
-RECORDS = ROOT / "leaderboards" / "records"
 LEAKS = ROOT / "leaderboards" / "habits"
 """Where ``benchmarks/cause_leak.py --out`` puts its files, which are no records."""
-
-
-def committed() -> list[Configuration]:
-    """Return the committed configurations."""
-    entries, broken = read_entries([RECORDS])
-    if broken:
-        raise SystemExit("\n".join(broken))
-    return gather(entries)
 
 
 def habits() -> str:
     """Return what each habit gives."""
     registry = Registry()
-    stated, configurations = StatedSettings(registry), committed()
+    stated, configurations = StatedSettings(registry), everything()
     priced = {one: prices(one, configurations, stated, registry.floors()) for one in HABITS}
     return habits_text(priced, registry.titles(), markdown=True)
 
@@ -66,7 +58,7 @@ def paired(values: list[float], base: list[float]) -> str:
     if seeds < 2:
         return f"{mean:+.1f}"
     reach = student_reach(statistics.variance(differences) / seeds, seeds - 1, 0.95)
-    return f"{mean:+.1f} ({mean - reach:+.1f} to {mean + reach:+.1f})"
+    return with_interval(mean, mean - reach, mean + reach)
 
 
 PARTS: dict[str, Callable[[], str]] = {"habits": habits, "cause_leak": cause_leak}

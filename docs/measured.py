@@ -55,12 +55,18 @@ BUDGET = {"steps", "checkpoint_every", "batch_size", "optimizer", "trained on"}
 
 
 @cache
-def whole() -> list[Configuration]:
-    """Return the committed configurations that have all three seeds."""
+def everything() -> list[Configuration]:
+    """Return all committed configurations."""
     entries, broken = read_entries([RECORDS])
     if broken:
         raise SystemExit("\n".join(broken))
-    return [one for one in gather(entries) if len(one.seeds) == 3]
+    return gather(entries)
+
+
+@cache
+def whole() -> list[Configuration]:
+    """Return those that have all three seeds."""
+    return [one for one in everything() if len(one.seeds) == 3]
 
 
 @cache

@@ -62,3 +62,14 @@ def test_commands_that_differ_in_the_seed_are_one(seeds, given):
     assert with_all_seeds([*commands, "uss-bench run --seeds 3"])[-1] == "uss-bench run --seeds 3"
     last = [f"uss-bench run --seed {seed}" for seed in seeds]
     assert with_all_seeds(last) == [f"uss-bench run {words}" for words in given]
+
+
+@pytest.mark.parametrize("one", ["--seeds 1 --seed {}", "--seed {} --seeds 1"])
+def test_a_number_of_one_is_no_second_number(one):
+    commands = [f"uss-bench study a {one.format(seed)} --out results" for seed in range(3)]
+    assert with_all_seeds(commands) == ["uss-bench study a --seeds 3 --out results"]
+
+
+@pytest.mark.parametrize("commands", [["a --seeds 2 --seed 0", "a --seeds 2 --seed 1"], ["a", "a --seed 1"]])
+def test_commands_for_other_numbers_of_seeds_stay_as_they_are(commands):
+    assert with_all_seeds(commands) == commands

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,30 +14,15 @@ from PIL import Image
 from uss_bench.claims import claim_differences, claims_for, load_claims
 from uss_bench.results.files import read_record
 
+Published = published_runs.Published
 small_roots = published_runs.roots
-ROW = re.compile(r"^\| `(uss-bench run .+?)` \| (\d+\.\d) / (\d+\.\d) \|$", re.M)
 
 
-@dataclass(frozen=True)
-class Published:
-    command: str
-    accuracy: float
-    miou: float
-
-    def __str__(self) -> str:
-        return f"{self.option('method')} {self.option('dataset')}"
-
-    def option(self, name: str) -> str:
-        words = shlex.split(self.command)
-        return words[words.index(f"--{name}") + 1]
+RUNS = [one for method in ("picie", "mdc") for one in published_runs.rows(method)]
 
 
-def published(method: str) -> list[Published]:
-    text = (published_runs.ROOT / "methods" / method / "README.md").read_text(encoding="utf-8")
-    return [Published(command, float(acc), float(miou)) for command, acc, miou in ROW.findall(text)]
-
-
-RUNS = [one for method in ("picie", "mdc") for one in published(method)]
+def called(run: Published) -> str:
+    return f"{run.option('method')} {run.option('dataset')}"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +46,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_has_both_datasets():
-    assert [str(run) for run in RUNS] == [
+    assert [called(run) for run in RUNS] == [
         f"{method} {dataset}" for method in ("picie", "mdc") for dataset in ("cocostuff27", "cityscapes27")
     ]
 
@@ -72,7 +55,7 @@ def test_every_page_has_both_datasets():
     "run",
     # Each method once and each dataset once in every suite, the others in the long one.
     [pytest.param(run, marks=[pytest.mark.slow] * (n in (1, 2))) for n, run in enumerate(RUNS)],
-    ids=str,
+    ids=called,
 )
 def test_the_command_runs_and_is_the_experiment_of_its_claim(run, command, roots, checkpoint, tmp_path):
     """At 64 pixels for one epoch of two images; the cell differs from the claim by just that."""

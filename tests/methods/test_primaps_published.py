@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,29 +14,18 @@ from uss_bench.claims import claims_for, load_claims
 from uss_bench.results.files import read_record
 from uss_bench.results.record import base_cells
 
+Published = published_runs.Published
 roots = published_runs.roots
 VITS = {**published_runs.VITS, "dinov2_vits14": (384, 14)}
 COUNTS = {"cityscapes27": 2975, "cocostuff27": 49_629, "potsdam3": 4545}
 """Training images; two and fifty epochs of 32."""
 
 
-@dataclass(frozen=True)
-class Published:
-    command: str
-    accuracy: float
-    miou: float
-
-    def __str__(self) -> str:
-        return f"{self.option('dataset')} {self.option('backbone')}"
-
-    def option(self, name: str) -> str:
-        words = shlex.split(self.command)
-        return words[words.index(f"--{name}") + 1]
+RUNS = published_runs.rows("primaps")
 
 
-ROW = re.compile(r"^\| `(uss-bench run .+?)` \| (\d+\.\d) / (\d+\.\d) \|$", re.M)
-README = published_runs.ROOT / "methods" / "primaps" / "README.md"
-RUNS = [Published(a, float(b), float(c)) for a, b, c in ROW.findall(README.read_text(encoding="utf-8"))]
+def called(run: Published) -> str:
+    return f"{run.option('dataset')} {run.option('backbone')}"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +87,7 @@ def chosen(run: Published) -> dict[str, int]:
     return preset.params
 
 
-@pytest.mark.parametrize("run", RUNS, ids=str)
+@pytest.mark.parametrize("run", RUNS, ids=called)
 def test_budgets_are_two_and_fifty_epochs_in_batches(run):
     batches = COUNTS[run.option("dataset")] // 32
     params = chosen(run)
@@ -115,7 +102,7 @@ ENDED = ("cityscapes27 dino_vits8", "cocostuff27 dinov2_vits14")
 """One of each patch; Potsdam-3 runs on top of STEGO below, and the others differ in names and width alone."""
 
 
-@pytest.mark.parametrize("run", [run for run in RUNS if str(run) in ENDED], ids=str)
+@pytest.mark.parametrize("run", [run for run in RUNS if called(run) in ENDED], ids=called)
 def test_a_command_runs_from_end_to_end(run, command, roots, checkpoints, cards, tmp_path):
     _, record = run_it(run, command, roots, checkpoints, cards, tmp_path)
     assert record.status == "done"
@@ -126,7 +113,7 @@ def test_a_command_runs_from_end_to_end(run, command, roots, checkpoints, cards,
 
 
 def test_the_command_on_top_of_stego_runs_stego_first(command, roots, checkpoints, cards, tmp_path):
-    (run,) = [one for one in RUNS if str(one) == "potsdam3 dino_vits8"]
+    (run,) = [one for one in RUNS if called(one) == "potsdam3 dino_vits8"]
     base = '{"method": "stego", "params": {"steps": 2, "batch_size": 2}}'
     _, record = run_it(run, command, roots, checkpoints, cards, tmp_path, "--set", f"base={base}")
     (stego,) = tmp_path.glob("*/stego-*.json")

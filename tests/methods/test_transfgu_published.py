@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,28 +13,17 @@ from checkpoint_files import genuine
 from uss_bench.claims import claim_differences, claims_for, load_claims
 from uss_bench.results.files import read_record
 
+Published = published_runs.Published
 roots = published_runs.roots
-README = published_runs.ROOT / "methods" / "transfgu" / "README.md"
-ROW = re.compile(r"^\| `(uss-bench run .+?)` \| (\d+\.\d) / (\d+\.\d) \|$", re.M)
 GRID = (4, 4)
 """Patches of an image here; Cityscapes' images have twice as many along."""
 
 
-@dataclass(frozen=True)
-class Published:
-    command: str
-    accuracy: float
-    miou: float
-
-    def __str__(self) -> str:
-        return f"{self.option('dataset')} {self.accuracy}"
-
-    def option(self, name: str) -> str:
-        words = shlex.split(self.command)
-        return words[words.index(f"--{name}") + 1]
+RUNS = published_runs.rows("transfgu")
 
 
-RUNS = [Published(a, float(b), float(c)) for a, b, c in ROW.findall(README.read_text(encoding="utf-8"))]
+def called(run: Published) -> str:
+    return f"{run.option('dataset')} {run.accuracy}"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +44,7 @@ def claim_of(run: Published):
 
 
 def test_every_number_of_the_page_is_a_claim():
-    assert [str(run) for run in RUNS] == ["cocostuff27 52.7", "cocostuff27 44.5", "cityscapes27 77.9"]
+    assert [called(run) for run in RUNS] == ["cocostuff27 52.7", "cocostuff27 44.5", "cityscapes27 77.9"]
     for dataset in ("cocostuff27", "cityscapes27"):
         claimed = {
             (round(one.accuracy, 1), round(one.miou, 1))
@@ -68,7 +55,7 @@ def test_every_number_of_the_page_is_a_claim():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS, ids=str)
+@pytest.mark.parametrize("run", RUNS, ids=called)
 def test_the_command_runs_and_is_the_experiment_of_its_claim(run, command, roots, checkpoint, tmp_path):
     """On few images of few patches and for one epoch; the cell differs from the claim by just that."""
     words = shlex.split(run.command.replace("ROOT", str(roots[run.option("dataset")])))[1:]

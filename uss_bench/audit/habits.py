@@ -122,27 +122,23 @@ def _affected(change: Change, configurations: Iterable[Configuration]) -> Iterab
 
 def _rescored(change: Change, configuration: Configuration) -> Price:
     rules = configuration.records[0].protocol
+    kind: Refinement = "crf" if configuration.refined else "raw"
     sides = []
     for value in (change.before, change.after):
         checkpoint: Checkpoint = value if change.field == "checkpoint" else "last"
         changed = {} if change.field == "checkpoint" else {change.field: value}
-        counts = configuration.counts(_refinement(configuration), checkpoint)
+        counts = configuration.counts(kind, checkpoint)
         sides.append(Sampling.of(counts, msgspec.structs.replace(rules, **changed)))
     configuration.release()
     return _price(configuration, *sides)
 
 
 def _paired(first: Configuration, second: Configuration) -> Price:
-    kind = _refinement(first, second)
+    kind: Refinement = "crf" if first.refined and second.refined else "raw"
     sides = [Sampling.of(one.counts(kind), one.records[0].protocol) for one in (first, second)]
     for one in (first, second):
         one.release()
     return _price(first, *sides)
-
-
-def _refinement(*configurations: Configuration) -> Refinement:
-    refined = all(one.last and one.last.crf for each in configurations for one in each.records)
-    return "crf" if refined else "raw"
 
 
 def _price(configuration: Configuration, before: Sampling, after: Sampling) -> Price:

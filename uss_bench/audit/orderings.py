@@ -184,7 +184,7 @@ def _configuration(
 
 def _difference(ordering: Ordering, better: Configuration, worse: Configuration) -> Difference | None:
     """Return the difference of mIoU; None where one side has no refined counts and the other has."""
-    refined = all(one.record.last and one.record.last.crf for side in (better, worse) for one in side.entries)
+    refined = better.refined and worse.refined
     if ordering.kind == "crf" and not refined:
         return None
 

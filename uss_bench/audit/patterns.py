@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from uss_bench.audit.orderings import OUTCOMES, Outcome
 from uss_bench.claims.ledger import Claim
 from uss_bench.results.collection import Configuration, shared_identity
@@ -164,7 +162,6 @@ def _removed(removal: Removal, row: Sampling, whole: Sampling) -> Removed:
 
 
 def _sampled(one: Configuration) -> Sampling:
-    refined = all(record.last and record.last.crf for record in one.records)
-    counts: list[np.ndarray] = one.counts("crf" if refined else "raw")
+    counts = one.counts("crf" if one.refined else "raw")
     one.release()
     return Sampling.of(counts, one.records[0].protocol)

@@ -85,25 +85,27 @@ def read_command(command: str) -> dict[str, Any]:
     return options
 
 
-_SEED = re.compile(r" --seed (\d+)(?= |$)")
+_SEED = re.compile(r"(?: --seeds 1)? --seed (\d+)(?: --seeds 1)?(?= |$)")
+"""How a command asks for one seed."""
 
 
 def with_all_seeds(commands: Iterable[str]) -> list[str]:
     """Return commands without repetition; those that differ in consecutive seeds alone become one."""
-    seeds: dict[str, set[int]] = {}
+    alike: dict[str, dict[int, str]] = {}
     for command in dict.fromkeys(commands):
-        found = _SEED.findall(command)
-        seeds.setdefault(_SEED.sub(" --seed", command), set()).update(map(int, found[:1]))
-    merged = []
-    for command, known in seeds.items():
-        first, number = min(known, default=0), len(known)
-        if known == set(range(first, first + number)) and number > 1:
-            start = f" --seed {first}" if first else ""
-            merged.append(command.replace(" --seed", f"{start} --seeds {number}", 1))
-        elif known:
-            merged += [command.replace(" --seed", f" --seed {seed}", 1) for seed in sorted(known)]
+        seed, rest = _SEED.search(command), _SEED.sub("\0", command)
+        if seed is None or " --seeds " in rest:
+            alike[command] = {0: command}
         else:
-            merged.append(command)
+            alike.setdefault(rest, {})[int(seed[1])] = command
+    merged = []
+    for by_seed in alike.values():
+        first, number = min(by_seed), len(by_seed)
+        if number > 1 and by_seed.keys() == set(range(first, first + number)):
+            start = f" --seed {first}" if first else ""
+            merged.append(_SEED.sub(f"{start} --seeds {number}", by_seed[first]))
+        else:
+            merged += [by_seed[seed] for seed in sorted(by_seed)]
     return merged
 
 

@@ -82,6 +82,11 @@ class Configuration:
     def table(self) -> TableKey:
         return TableKey.of(self.cell)
 
+    @property
+    def refined(self) -> bool:
+        """Whether every record has scores after a CRF."""
+        return all(one.last is not None and one.last.crf is not None for one in self.records)
+
     def release(self) -> None:
         """Forget the arrays of every record; they are read again when somebody asks."""
         for entry in self.entries:

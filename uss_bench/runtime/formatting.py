@@ -31,6 +31,11 @@ def mean_sd(values: Sequence[float], digits: int = 1) -> str:
     return f"{number(mean, digits)} ± {number(sd, digits)}"
 
 
+def with_interval(value: float, low: float, high: float) -> str:
+    """Return a difference with its interval, in points: ``+1.2 (+0.4 to +2.0)``."""
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def duration(seconds: float | None) -> str:
     """Return a time with two significant digits in a suitable unit: ``4.2 s``, ``25 min``, ``3.1 h``."""
     if seconds is None:

@@ -18,10 +18,10 @@ def backbones_text(tables: Sequence[TwoWay], *, markdown: bool = False) -> str:
 
 def _one(found: TwoWay, markdown: bool) -> str:
     title = f"{found.table.dataset} · {found.table.protocol} · {plural(len(found.seeds), 'seed')}"
+    cells = [[[mean_sd(seeds) for seeds in row] for row in found.scores[metric]] for metric in METRICS]
     rows = [
-        [row] + [" / ".join(mean_sd(found.scores[metric][i, j]) for metric in METRICS) for j in columns]
-        for columns in [range(len(found.backbones))]
-        for i, row in enumerate(found.rows)
+        [name, *(f"{accuracy} / {miou}" for accuracy, miou in zip(*of_method, strict=True))]
+        for name, *of_method in zip(found.rows, *cells, strict=True)
     ]
     scores = table(rows, ["", *found.backbones], markdown=markdown)
     parts = [f"### {title}" if markdown else title, scores]

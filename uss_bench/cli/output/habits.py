@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from uss_bench.audit.habits import Habit, Price
-from uss_bench.cli.output.tables import place, table
+from uss_bench.cli.output.tables import NOT_YET, method_title, place, table
 from uss_bench.results.scores import METRICS, Metric
-from uss_bench.runtime.formatting import plural
+from uss_bench.runtime.formatting import plural, with_interval
 from uss_bench.statistics.comparing import Difference, Verdict
 
-NOT_YET = "not measured yet"
 _WORDS: Mapping[Verdict, str] = {"better": "gains", "worse": "loses", "tied": "cannot be told"}
 _NOTHING = "changes nothing"
 _SUMMARY = ["habit", "instead of", "Acc", "mIoU", "over", "in mIoU it"]
@@ -63,16 +62,14 @@ def _outcome(difference: Difference) -> str:
 def _detail(habit: Habit, price: Price, titles: Mapping[str, str]) -> list[str]:
     one = price.configuration
     setting = "" if habit.main_only else one.label.removeprefix(one.cell.method.name)
-    name = titles.get(one.cell.method.name, one.cell.method.name).replace("{backbone}", "its backbone")
     return [
-        name + setting,
+        method_title(one.cell.method.name, titles) + setting,
         place(one),
         str(len(one.entries)),
-        *(_with_interval(price.gained[metric]) for metric in METRICS),
+        *(_gained(price.gained[metric]) for metric in METRICS),
         _outcome(price.gained["miou"]),
     ]
 
 
-def _with_interval(difference: Difference) -> str:
-    interval = difference.interval
-    return f"{difference.value:+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
+def _gained(difference: Difference) -> str:
+    return with_interval(difference.value, difference.interval.low, difference.interval.high)

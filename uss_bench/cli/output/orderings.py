@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from uss_bench.audit.orderings import Ordering, Printed, Side, Tested
-from uss_bench.cli.output.tables import table
+from uss_bench.cli.output.tables import method_title, table
 from uss_bench.runtime.formatting import assignments, plural
 
 _HEADERS = ["papers print", "ahead in print", "on", "here", "95 % interval", "so it"]
@@ -46,7 +46,7 @@ def orderings_text(
 
 
 def _name(side: Side, titles: Mapping[str, str]) -> str:
-    name = titles.get(side.method, side.method).replace("{backbone}", "its backbone")
+    name = method_title(side.method, titles)
     name = f"{name} {assignments(dict(side.changed))}" if side.changed else name
     return name if side.refined else f"{name} without CRF"
 

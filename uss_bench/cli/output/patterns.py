@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from uss_bench.audit.patterns import Reading, Removal, Removed
-from uss_bench.cli.output.tables import place, table
-
-NOT_YET = "not measured yet"
+from uss_bench.cli.output.tables import NOT_YET, place, table
+from uss_bench.runtime.formatting import with_interval
 
 
 def readings_text(
@@ -42,7 +41,7 @@ def _removed(row: Removed | None) -> str:
     if row is None:
         return NOT_YET
     interval = row.difference.interval
-    return f"{row.difference.value:+.1f} ({interval.low:+.1f} to {interval.high:+.1f}): {row.outcome}"
+    return f"{with_interval(row.difference.value, interval.low, interval.high)}: {row.outcome}"
 
 
 def _summary(found: Sequence[Reading]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
@@ -10,6 +10,8 @@ from tabulate import tabulate
 if TYPE_CHECKING:
     from uss_bench.results.collection import Configuration
 
+NOT_YET = "not measured yet"
+"""Where a cell of a table waits for records."""
 _SIDES = {"l": "left", "r": "right", "c": "center", ".": "decimal"}
 
 
@@ -44,3 +46,8 @@ def place(configuration: Configuration) -> str:
     """Return where a configuration was measured: data and backbone, and whether it was left unrefined."""
     cell, refined = configuration.cell, configuration.records[0].protocol.crf is not None
     return f"{cell.dataset.name} · {cell.backbone.name}" + ("" if refined else ", no CRF")
+
+
+def method_title(name: str, titles: Mapping[str, str]) -> str:
+    """Return what people call a method, on whichever backbone it is."""
+    return titles.get(name, name).replace("{backbone}", "its backbone")
