@@ -215,7 +215,10 @@ class MethodSpec(PluginSpec, frozen=True, tag="method"):
     """What labels are used for under a switch, by parameter: a record with it says so, and has no rank."""
     check: CheckSpec = CheckSpec()
     symbols: dict[str, str] = {}
-    """The paper's symbols of what training reports, by name, as math of LaTeX without dollars."""
+    """What the paper calls the scalars that training reports, by name, as math of LaTeX without dollars.
+
+    A formula stands where no symbol of the paper is known: z is the code, f the features, μ the centroids.
+    """
     floor: bool = False
     """Whether it looks at no feature: any other method has to beat it, and no mean over methods holds it."""
     diagnosis: DiagnosisSpec | None = None
