@@ -2,11 +2,12 @@
 
 A figure is out of date when it has another size, or looks different: more than `CHANGED` of its pixels differ
 visibly. Another version of matplotlib moves single pixels of letters. The embedding needs trained states,
-which are not committed, and is left alone.
+which are not committed: its runs are made anew, and ``--check`` leaves it out.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -27,14 +28,42 @@ _VISIBLE = 48
 
 
 def figures() -> Iterator[tuple[list[str], Path]]:
-    """Yield the words of each command without its --out, and the picture that it makes."""
+    """Yield the words of each command without its --out, and the picture it makes of committed records."""
+    for (*runs, command), image in _shown():
+        words, option = _without_place(command)
+        if not runs:
+            yield [*words, "--records", RECORDS, option], image
+
+
+def figures_of_states(folder: Path) -> Iterator[tuple[list[str], Path]]:
+    """Make the runs that stand above a figure, into `folder`, and yield as `figures` does."""
+    for (*runs, command), image in _shown():
+        for run in runs:
+            _uss_bench([*_without_place(run)[0], "--out", str(folder)])
+        words, option = _without_place(command)
+        if runs:
+            yield [*(str(folder) if word == "results" else word for word in words), option], image
+
+
+def _shown() -> Iterator[tuple[list[str], Path]]:
+    """Yield the commands above each picture of the page, and the picture."""
     text = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
-    for command, image in re.findall(r"^    (uss-bench .+)\n\n!\[.*?\]\((.+?)\)$", text, flags=re.MULTILINE):
-        words = shlex.split(command)[1:]
-        where = next(index for index, word in enumerate(words) if word in ("--out", "--plot"))
-        option, _ = words[where], words.pop(where + 1)
-        if "results" not in words:  # what takes trained states
-            yield [*words[:where], "--records", RECORDS, *words[where + 1 :], option], PAGE.parent / image
+    for block, image in re.findall(
+        r"((?:^    uss-bench .+\n)+)\n!\[.*?\]\((.+?)\)$", text, flags=re.MULTILINE
+    ):
+        yield block.splitlines(), PAGE.parent / image
+
+
+def _without_place(command: str) -> tuple[list[str], str]:
+    """Return the words of a command but for where it writes, and the option that says so."""
+    words = shlex.split(command)[1:]
+    where = next(index for index, word in enumerate(words) if word in ("--out", "--plot"))
+    return words[:where] + words[where + 2 :], words[where]
+
+
+def _uss_bench(words: list[str]) -> None:
+    command = [sys.executable, "-m", "uss_bench", *words, "--quiet"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def differs(old: Path, new: Path) -> bool:
@@ -50,12 +79,15 @@ def differs(old: Path, new: Path) -> bool:
 
 def main() -> int:
     outdated = []
-    for words, image in figures():
-        with TemporaryDirectory() as folder:
-            drawn = Path(folder) / image.name
-            command = [sys.executable, "-m", "uss_bench", *words, str(drawn), "--quiet"]
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            if "--check" not in sys.argv:
+    check = "--check" in sys.argv
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for words, image in itertools.chain(
+            figures(), [] if check else figures_of_states(folder / "results")
+        ):
+            drawn = folder / image.name
+            _uss_bench([*words, str(drawn)])
+            if not check:
                 image.write_bytes(drawn.read_bytes())
             elif differs(image, drawn):
                 outdated.append(image.relative_to(ROOT))

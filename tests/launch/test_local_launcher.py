@@ -46,10 +46,10 @@ def folder(tmp_path) -> PlanFolder:
 
 @pytest.fixture
 def task(folder) -> Callable[..., Scripted]:
-    def task(name: str, code: str = DONE, after: list[str] | None = None) -> Scripted:
+    def task(name: str, code: str = DONE, after: list[str] | None = None, kind: str = "cell") -> Scripted:
         file = str(folder.path / f"{name}.task")
         return Scripted(
-            id=name, label=name, kind="cell", file=file, resources=Resources(), after=after or [], code=code
+            id=name, label=name, kind=kind, file=file, resources=Resources(), after=after or [], code=code
         )
 
     return task
@@ -105,6 +105,14 @@ def test_a_task_waits_for_those_that_it_comes_after_however_they_end(folder, tas
     states = finish(folder, task("a", first), task("b", second, after=["a"]), jobs=2)
     assert states["b"] == "done"
     assert trace.read_text().split() == ["first", "second"]
+
+
+def test_a_cell_whose_features_are_there_starts_before_further_features(folder, task, tmp_path):
+    trace = tmp_path / "trace"
+    tasks = [task(f"features{n}", note(trace, f"features{n}") + DONE, kind="extraction") for n in range(2)]
+    tasks += [task(f"cell{n}", note(trace, f"cell{n}") + DONE, after=[f"features{n}"]) for n in range(2)]
+    finish(folder, *tasks, jobs=1)
+    assert trace.read_text().split() == ["features0", "cell0", "features1", "cell1"]
 
 
 def test_one_that_dies_is_started_again_before_those_that_wait_for_it(folder, task, tmp_path):

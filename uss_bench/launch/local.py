@@ -32,7 +32,8 @@ class Local:
     """Runs tasks as processes of this machine.
 
     They are sessions of their own, so that Ctrl-C reaches them through `cancel` alone; and they end when
-    this process does, however it ends.
+    this process does, however it ends. A cell whose features are there starts before further features are
+    extracted, so a long plan shows its first records early.
 
     Args:
         folder: of the plan; nothing is kept in it, for nothing outlives this process.
@@ -84,7 +85,7 @@ class Local:
 
     def _start(self) -> None:
         waiting = {name for name, state in self._states.items() if state.stage in OPEN}
-        for task in list(self._queue):
+        for task in sorted(self._queue, key=lambda one: one.kind == "extraction"):
             if len(self._started) >= self._jobs:
                 return
             if waiting.isdisjoint(task.after):
