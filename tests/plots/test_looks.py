@@ -1,4 +1,4 @@
-"""Methods look alike in every figure, and 20 of them can be told apart."""
+"""Methods look alike in every figure, and 30 of them can be told apart."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from uss_bench.plots.looks import look, looks
 from uss_bench.results.collection import called, gather, read_entries
 
 
-def test_twenty_methods_and_their_settings_can_be_told_apart():
-    assert len({look(place) for place in range(20)}) == 20
-    assert len({(one.color, one.marker) for one in map(look, range(20))}) == 20
+def test_thirty_methods_and_their_settings_can_be_told_apart():
+    assert len({look(place) for place in range(30)}) == 30
+    assert len({(one.color, one.marker) for one in map(look, range(30))}) == 30
     settings = [look(3, setting) for setting in range(4)]
     assert len(set(settings)) == 4
 

@@ -21,7 +21,7 @@ _LIGHTEST = 0.75
 
 @dataclass(frozen=True)
 class Look:
-    """Color, marker and line: no two of 20 methods share all three."""
+    """Color, marker and line: no two of 30 methods share all three."""
 
     color: str
     marker: str

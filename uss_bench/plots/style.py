@@ -30,8 +30,12 @@ Width = Literal["column", "page"]
 WIDTHS: dict[Width, float] = {"column": 3.25, "page": 6.875}
 """Inches: one column, and both columns, of the two-column style of CVPR; ICLR's text is between them."""
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-"""The palette of Okabe and Ito (2008), with a gray for its yellow, which is too pale for lines on white."""
+COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#332288", "#882255", "#999933", "#000000", "#8C510A", "#44AA99"),
+)
+"""The palette of Okabe and Ito (2008) but for its yellow, which is too pale for lines on white; then four of
+Tol's muted scheme (2021), and a brown. Color-blind readers can tell them apart."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK = "#222222"
