@@ -24,7 +24,7 @@ DIR = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
-workers_option = click.option("--workers", type=PROCESSES, help="Threads for the CRF. Default: all cores.")
+workers_option = click.option("--workers", type=PROCESSES, help="CRF threads. Default: all cores.")
 
 
 class FiniteRange(click.FloatRange):
@@ -70,17 +70,17 @@ def common(command: C) -> C:
             type=PATH,
             multiple=True,
             metavar="DIR",
-            help="A plugin's folder, or a folder of such; also USS_BENCH_PLUGINS. May be repeated.",
+            help="Folder of a plugin, or of several plugins; also USS_BENCH_PLUGINS. May be repeated.",
         ),
-        click.option("--quiet", is_flag=True, help="No messages and bars, only results."),
-        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+        click.option("--quiet", is_flag=True, help="Print results only: no messages, no progress bars."),
+        click.option("--debug", is_flag=True, help="Show the traceback when an error occurs."),
     ]
     return gathered(command, options, collect)
 
 
 def dataset_options(command: C) -> C:
     """Add --dataset and what configures it: `dataset`, and what `data_options` adds."""
-    return click.option("--dataset", required=True, metavar="NAME", help="uss-bench ls datasets")(
+    return click.option("--dataset", required=True, metavar="NAME", help="Dataset (uss-bench ls datasets).")(
         data_options(command)
     )
 
@@ -93,10 +93,14 @@ def data_options(command: C) -> C:
             "data_pairs",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Any other option of the dataset (uss-bench info DATASET).",
+            help="Any other option of the dataset (uss-bench info DATASET). May be repeated.",
         ),
-        click.option("--classes", metavar="FILE", help="Classes file of a `folder` dataset, or its name."),
-        click.option("--root", type=PATH, metavar="DIR", help="Where the dataset lies."),
+        click.option(
+            "--classes",
+            metavar="FILE",
+            help="Classes of a `folder` dataset: a file, or a known name such as camvid.",
+        ),
+        click.option("--root", type=PATH, metavar="DIR", help="The dataset's folder."),
     ):
         command = option(command)
     return command
@@ -122,7 +126,7 @@ def records_option(command: C) -> C:
         multiple=True,
         default=["results"],
         metavar="DIR",
-        help="Where the records lie. May be repeated.  [default: results]",
+        help="Folder of records. May be repeated.  [default: results]",
     )(command)
 
 
@@ -131,7 +135,7 @@ label_option = click.option(
     "labels",
     multiple=True,
     metavar="METHOD=NAME",
-    help="What to call a method. May be repeated. Default: its own title.",
+    help="Display name of a method or label. May be repeated. Default: its title.",
 )
 
 

@@ -47,31 +47,37 @@ def selection(*, one_method: bool = False, opened: bool = False) -> Callable[[C]
 
 
 def _selection_options(one_method: bool, opened: bool) -> Sequence[Callable[[Any], Any]]:
-    method = "A method, or a whole label with parameters."
+    method = "A method, or a label with parameters."
     if not one_method:
         method += " May be repeated. Default: all."
     chosen = [
         click.option(
-            "--dataset", "datasets", multiple=True, metavar="NAME", help="Records on it. May be repeated."
+            "--dataset",
+            "datasets",
+            multiple=True,
+            metavar="NAME",
+            help="Only records on this dataset. May be repeated.",
         ),
-        click.option("--backbone", "wanted_backbone", metavar="NAME", help="Records with this backbone."),
+        click.option("--backbone", "wanted_backbone", metavar="NAME", help="Only records on this backbone."),
     ]
     return [
         click.option(
             "--method", "methods", multiple=not one_method, required=one_method, metavar="NAME", help=method
         ),
         *([] if opened else chosen),
-        click.option("--protocol", metavar="NAME", help="Records under this protocol."),
+        click.option("--protocol", metavar="NAME", help="Only records under this protocol."),
         records_option,
         label_option,
-        click.option("--out", required=True, type=FILE, metavar="FILE", help="A .pdf, .png or .svg file."),
+        click.option(
+            "--out", required=True, type=FILE, metavar="FILE", help="Figure file: .pdf, .png or .svg."
+        ),
     ]
 
 
 def raw(command: C) -> C:
     """Add --raw; the command receives `refinement`."""
     return click.option(
-        "--raw", "refinement", flag_value="raw", default="crf", help="Scores before the CRF, not after it."
+        "--raw", "refinement", flag_value="raw", default="crf", help="Use scores before the CRF."
     )(command)
 
 

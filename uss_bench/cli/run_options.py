@@ -83,7 +83,10 @@ def experiment_options(*, seeds: int, several: bool = False) -> Callable[[C], C]
         if not several:
             return dataset_options(collected)
         return click.option(
-            "--dataset", multiple=True, metavar="NAME", help="uss-bench ls datasets. May be repeated."
+            "--dataset",
+            multiple=True,
+            metavar="NAME",
+            help="Dataset (uss-bench ls datasets). May be repeated.",
         )(data_options(collected))
 
     return add
@@ -134,15 +137,15 @@ def _networks_and_protocols(*, several: bool) -> list[Callable[[Any], Any]]:
             "--backbone",
             multiple=several,
             metavar="NAME",
-            help="uss-bench ls backbones, or any timm ViT. Default: the dataset's."
+            help="Backbone (uss-bench ls backbones), or any ViT in timm. Default: the dataset's."
             + " May be repeated." * several,
         ),
         click.option(
             "--protocol",
             multiple=several,
             metavar="NAME",
-            help="uss-bench ls protocols. Default: stego320@2, or stego322@2."
-            + " May be repeated: training happens once." * several,
+            help="Evaluation protocol (uss-bench ls protocols). Default: stego320@2; stego322@2 for patch 14."
+            + " May be repeated; training is shared." * several,
         ),
     ]
 
@@ -156,51 +159,57 @@ def _seeds(number: int) -> list[Callable[[Any], Any]]:
             type=click.IntRange(1, 10_000),
             help="Number of seeds, from --seed.",
         ),
-        click.option("--seed", default=0, show_default=True, type=SEED, help="The first seed."),
+        click.option("--seed", default=0, show_default=True, type=SEED, help="First seed."),
     ]
 
 
 _NAMES = ("weights", "backbone_name", "positions", "preset", "limit", "feature_dtype")
 _REQUEST = [
-    aux_option("Maps of the images' sizes, such as depth, that a method reads as channel NAME."),
+    aux_option(
+        "Folder of maps, such as depth, that a method reads as channel NAME; one per image, of its size."
+    ),
     click.option(
         "--weights",
         type=PATH,
         metavar="FILE",
-        help="Weights: .safetensors, or .pth read safely.",
+        help="Weights of the backbone: .safetensors, or .pth, which is read safely.",
     ),
     click.option(
-        "--backbone-name", metavar="NAME", help="What records call this backbone with these weights."
+        "--backbone-name", metavar="NAME", help="Name of the backbone with these weights, in records."
     ),
     click.option(
         "--positions",
         type=click.Choice(["dino", "timm"]),
-        help="Who interpolates a ViT's position embedding. Default: as the network's own code does.",
+        help="How a ViT's position embedding is interpolated. Default: as its own code does it.",
     ),
     click.option(
-        "--preset", metavar="NAME", help="Published parameters. Default: those that fit the dataset."
+        "--preset",
+        metavar="NAME",
+        help="Published parameters by name (uss-bench info METHOD). Default: those for the dataset, if any.",
     ),
     click.option(
         "--set",
         "set_pairs",
         multiple=True,
         metavar="KEY=VALUE",
-        help="A parameter of the methods, or of one of them: METHOD.KEY=VALUE.",
+        help="Parameter of the methods, or of one: METHOD.KEY=VALUE. May be repeated.",
     ),
     click.option(
         "--training",
         "training_pairs",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Of the training images: side, resize, fit, crops, … Default: as the method's code has it.",
+        help="How training images are read: side, resize, fit, crops, … Default: as the method states.",
     ),
-    click.option("--limit", type=COUNT, metavar="N", help="At most N images of each split, evenly spaced."),
+    click.option(
+        "--limit", type=COUNT, metavar="N", help="Use at most N images of each split, evenly spaced."
+    ),
     click.option(
         "--feature-dtype",
         type=click.Choice(["float16", "float32", "int8"]),
         default="float16",
         show_default=True,
-        help="What features are rounded to; int8 has a scale per image and channel.",
+        help="Precision of stored features; int8 has a scale per image and channel.",
     ),
 ]
 
@@ -215,14 +224,14 @@ def _order(context: click.Context, parameter: click.Parameter, given: bool) -> s
 
 _EXECUTION = [
     device_option,
-    out_option("Where records go. Default: results."),
+    out_option("Results folder. Default: results."),
     click.option(
         "--force",
         is_flag=True,
         callback=_order,
         help="Run cells again that have a record, training included.",
     ),
-    click.option("--dry-run", is_flag=True, help="Show what would run and what it would cost; run nothing."),
+    click.option("--dry-run", is_flag=True, help="Show what would run and its estimated cost; run nothing."),
     click.option(
         "--jobs",
         type=PROCESSES,
@@ -230,27 +239,27 @@ _EXECUTION = [
         help="Run N cells at a time, in processes of their own. Default: one, in this process.",
     ),
     click.option(
-        "--launcher", metavar="NAME", help="Starts the processes: local, slurm, or one that is installed."
+        "--launcher", metavar="NAME", help="Launcher of the processes: local, slurm, or an installed one."
     ),
     click.option(
         "--launcher-set",
         "launcher_pairs",
         multiple=True,
         metavar="KEY=VALUE",
-        help="An option of the launcher.",
+        help="Option of the launcher. May be repeated.",
     ),
     click.option(
         "--launcher-config",
         type=FILE,
         metavar="FILE",
-        help="Options of the launcher in a TOML file.",
+        help="TOML file with options of the launcher.",
     ),
     click.option(
         "--retries",
         type=click.IntRange(0),
         default=2,
         show_default=True,
-        help="How often a cell whose process dies is started again.",
+        help="How often to restart a cell whose process dies.",
     ),
     click.option(
         "--crf",
@@ -258,17 +267,17 @@ _EXECUTION = [
         type=click.Choice(["lattice", "pydensecrf"]),
         default="lattice",
         show_default=True,
-        help="CRF engine; the two are proved equal.",
+        help="Implementation of the CRF; both give equal results.",
     ),
     click.option(
         "--workers",
         type=PROCESSES,
-        help="Threads for the CRF, of each cell. Default: all cores, or a job's share of them.",
+        help="CRF threads per cell. Default: all cores, or a job's share.",
     ),
     click.option(
         "--threads",
         type=PROCESSES,
-        help="Threads of torch, of each cell; last bits depend on it. Default: torch's, or a job's share.",
+        help="Torch threads per cell; the last bits of results depend on it. Default: torch's choice.",
     ),
     click.option(
         "--snapshot-every",
@@ -277,7 +286,7 @@ _EXECUTION = [
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="How much training may be lost when a run is killed.",
+        help="Save training progress this often; a killed run loses no more.",
     ),
     click.option(
         "--store-budget",
@@ -285,21 +294,26 @@ _EXECUTION = [
         default=50.0,
         show_default=True,
         metavar="GB",
-        help="Features beyond this are streamed from the backbone.",
+        help="Largest feature store on disk; features beyond it are recomputed as needed.",
     ),
     click.option(
         "--isolate",
         is_flag=True,
-        help="Train and predict in a process that has no way to the labels (docs/plugins.md).",
+        help="Train and predict in a process that cannot reach the labels (docs/plugins.md).",
     ),
     click.option(
         "--track",
         default="",
         metavar="KIND:ARG",
-        help="Send training curves to tensorboard:DIR, wandb:PROJECT, or a tracker that is installed.",
+        help="Send training curves to tensorboard:DIR, wandb:PROJECT, or an installed tracker.",
     ),
-    click.option("--note", "notes", multiple=True, help="A remark for the record. May be repeated."),
-    click.option("--labels-used", multiple=True, metavar="WHAT", help="Declare label use, e.g. 'tuning'."),
+    click.option("--note", "notes", multiple=True, help="Note to keep in the record. May be repeated."),
+    click.option(
+        "--labels-used",
+        multiple=True,
+        metavar="WHAT",
+        help="Declare that labels were used, and for what, such as tuning.",
+    ),
 ]
 _EXECUTION_FIELDS = (
     *("device", "store_budget", "crf_engine", "workers", "threads", "force"),

@@ -212,7 +212,7 @@ def backbones(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
     "--known-stale",
     multiple=True,
     metavar="METHOD",
-    help="Only note that this method's records are of older code; stale.toml lists single ones.",
+    help="Do not fail on stale records of this method. May be repeated; stale.toml lists single records.",
 )
 @common
 @click.pass_context

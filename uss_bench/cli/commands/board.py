@@ -42,7 +42,7 @@ _claims = click.option(
     "--claims",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     metavar="DIR",
-    help="Folder of published claims. Default: those that come with uss-bench.",
+    help="Folder of published claims. Default: the claims in uss-bench.",
 )
 
 
@@ -56,11 +56,9 @@ _claims = click.option(
     default="boards",
     show_default=True,
     metavar="DIR",
-    help="Where the boards go.",
+    help="Folder for the boards.",
 )
-@click.option(
-    "--check", is_flag=True, help="Write nothing; exit with 3 if the files are not what they should be."
-)
+@click.option("--check", is_flag=True, help="Write nothing; exit with code 3 if the files are out of date.")
 @common
 def build(
     registry: Registry,
@@ -121,7 +119,7 @@ def build(
     type=click.Choice(["text", "md", "latex", "csv"]),
     default="text",
     show_default=True,
-    help="How to print.",
+    help="Output format.",
 )
 @common
 def show(

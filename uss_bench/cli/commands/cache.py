@@ -84,10 +84,10 @@ def verify(registry: Registry) -> None:
 
 
 @command.command("prune", short_help="Delete parts of the cache.")
-@click.option("--older", type=FiniteRange(0), metavar="DAYS", help="Delete what is older than that.")
-@click.option("--partial", is_flag=True, help="Delete what was never finished.")
-@click.option("--all", "everything", is_flag=True, help="Delete everything that uss-bench has written there.")
-@click.option("--yes", is_flag=True, help="Delete. Without this, parts are only listed.")
+@click.option("--older", type=FiniteRange(0), metavar="DAYS", help="Delete parts older than this many days.")
+@click.option("--partial", is_flag=True, help="Delete incomplete parts.")
+@click.option("--all", "everything", is_flag=True, help="Delete everything that uss-bench wrote there.")
+@click.option("--yes", is_flag=True, help="Delete; without it, parts are only listed.")
 @common
 def prune(registry: Registry, older: float | None, partial: bool, everything: bool, yes: bool) -> None:
     """Delete parts of the cache, or list what would be deleted. --older and --partial together mean both.

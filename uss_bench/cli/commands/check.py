@@ -30,7 +30,7 @@ _MARGIN = " " * 25
 _WIDTH = 84
 _COLORS = {"ok": "green", "note": "cyan", "skipped": "yellow", "failed": "red"}
 
-_weights = click.option("--weights", type=PATH, metavar="FILE", help="The backbone's weights.")
+_weights = click.option("--weights", type=PATH, metavar="FILE", help="Weights file of the backbone.")
 
 
 @click.group("check", epilog=EPILOG, short_help="Check a plugin against its contract.")
@@ -43,13 +43,15 @@ def command() -> None:
 
 @command.command("method")
 @click.argument("name")
-@click.option("--set", "set_pairs", multiple=True, metavar="KEY=VALUE", help="A parameter of the method.")
 @click.option(
-    "--backbone", metavar="NAME", help="Where facets come from. Default: a small ViT with random weights."
+    "--set", "set_pairs", multiple=True, metavar="KEY=VALUE", help="Parameter of the method. May be repeated."
+)
+@click.option(
+    "--backbone", metavar="NAME", help="Backbone of the check. Default: a small ViT with random weights."
 )
 @_weights
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object, with what is known of label use."
+    "--json", "as_json", is_flag=True, help="Print one JSON object, including what is known about label use."
 )
 @common
 def method(registry: Registry, name: str, set_pairs: tuple[str, ...], as_json: bool, **backbone: Any) -> None:
@@ -68,14 +70,16 @@ def method(registry: Registry, name: str, set_pairs: tuple[str, ...], as_json: b
 
 @command.command("dataset")
 @click.argument("name")
-@click.option("--root", type=PATH, metavar="DIR", help="Where the dataset lies.")
-@click.option("--classes", metavar="FILE", help="Classes file of a `folder` dataset, or its name.")
+@click.option("--root", type=PATH, metavar="DIR", help="The dataset's folder.")
+@click.option(
+    "--classes", metavar="FILE", help="Classes of a `folder` dataset: a file, or a known name such as camvid."
+)
 @click.option(
     "--data",
     "data_pairs",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Any other option of the dataset (uss-bench info NAME).",
+    help="Any other option of the dataset (uss-bench info NAME). May be repeated.",
 )
 @common
 def dataset(

@@ -19,14 +19,16 @@ USUAL_PROTOCOL = "stego320@2"
 
 
 @click.command("claims", short_help="Show what papers claim, and how it was measured.")
-@click.option("--paper", metavar="KEY", help="Only what this paper prints: ds2dl, smooseg, …")
-@click.option("--dataset", metavar="NAME", help="Only this dataset; 'average' for means over datasets.")
-@click.option("--method", metavar="NAME", help="Only this method, whoever speaks of it.")
+@click.option("--paper", metavar="KEY", help="Only claims printed in this paper: ds2dl, smooseg, …")
+@click.option(
+    "--dataset", metavar="NAME", help="Only claims on this dataset, or 'average' for means over datasets."
+)
+@click.option("--method", metavar="NAME", help="Only claims about this method.")
 @click.option(
     "--folder",
     type=DIR,
     metavar="DIR",
-    help="A ledger of your own. Default: the one that comes with uss-bench.",
+    help="Folder of published claims. Default: the claims in uss-bench.",
 )
 @common
 def command(

@@ -29,18 +29,20 @@ Examples:
 @click.command("compare", epilog=EPILOG, short_help="Say whether one configuration is better than another.")
 @click.argument("a", required=False)
 @click.argument("b", required=False)
-@click.option("--all", "everybody", is_flag=True, help="Compare all methods of one table, each with each.")
+@click.option("--all", "everybody", is_flag=True, help="Compare all methods of one table pairwise.")
 @click.option("--dataset", metavar="NAME", help="Only records on this dataset.")
 @click.option("--backbone", metavar="NAME", help="Only records on this backbone, or on none.")
 @click.option("--protocol", metavar="NAME", help="Only records under this protocol.")
 @records_option
 @label_option
-@click.option("--raw/--crf", "raw", default=None, help="Only before, or only after the CRF. Default: both.")
+@click.option(
+    "--raw/--crf", "raw", default=None, help="Only scores before, or only after the CRF. Default: both."
+)
 @click.option(
     "--plot",
     type=FILE,
     metavar="FILE",
-    help="Draw the differences with their intervals: .pdf, .png or .svg.",
+    help="Also draw the differences with their intervals: .pdf, .png or .svg.",
 )
 @click.option(
     "--format",
@@ -48,7 +50,7 @@ Examples:
     type=click.Choice(["text", "csv", "json"]),
     default="text",
     show_default=True,
-    help="How to print.",
+    help="Output format.",
 )
 @common
 def command(

@@ -22,9 +22,9 @@ Examples:
 @click.command("diagnose", epilog=EPILOG, short_help="Judge a method's parameters without labels.")
 @click.argument("method")
 @request_options
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the run to look for.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the run to find.")
 @device_option
-@out_option("Where records lie and the figure goes. Default: results.")
+@out_option("Results folder, also for the figure. Default: results.")
 @common
 def command(
     registry: Registry, method: str, asked: dict[str, Any], seed: int, device: str, out: Path

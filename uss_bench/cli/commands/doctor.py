@@ -22,8 +22,8 @@ _WIDTH = 100
 
 
 @click.command("doctor", short_help="Check whether everything that uss-bench needs works here.")
-@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
-@out_option("Where results would go. Default: results.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@out_option("Results folder. Default: results.")
 @common
 def command(registry: Registry, as_json: bool, out: Path) -> None:
     """Check whether everything that uss-bench needs works here, and say what to do where it does not.

@@ -23,18 +23,20 @@ Examples:
 
 @click.command("errors", epilog=EPILOG, short_help="Attribute the errors of a run to classes.")
 @click.argument("target", metavar="RECORD|METHOD")
-@click.option("--dataset", metavar="NAME", help="All seeds of METHOD on this dataset.")
-@click.option("--backbone", metavar="NAME", help="Only runs on this backbone.")
-@click.option("--protocol", metavar="NAME", help="Only runs under this protocol.")
-@click.option("--set", "set_pairs", multiple=True, metavar="KEY=VALUE", help="Only runs with this parameter.")
+@click.option("--dataset", metavar="NAME", help="Only records on this dataset.")
+@click.option("--backbone", metavar="NAME", help="Only records on this backbone.")
+@click.option("--protocol", metavar="NAME", help="Only records under this protocol.")
+@click.option(
+    "--set", "set_pairs", multiple=True, metavar="KEY=VALUE", help="Only records with this parameter."
+)
 @records_option
-@click.option("--raw", is_flag=True, help="Predictions before the CRF, not after it.")
+@click.option("--raw", is_flag=True, help="Use predictions before the CRF.")
 @click.option(
     "--resamples",
     type=click.IntRange(1),
     default=1000,
     show_default=True,
-    help="Bootstrap resamples of the images, for how often a class keeps its cluster.",
+    help="Bootstrap resamples of the images, to count how often a class keeps its cluster.",
 )
 @click.option(
     "--format",
@@ -42,7 +44,7 @@ Examples:
     type=click.Choice(["table", "md", "csv"]),
     default="table",
     show_default=True,
-    help="csv is tidy: one row per seed, class and measure.",
+    help="Output format; csv has one row per seed, class and measure.",
 )
 @common
 def command(

@@ -30,36 +30,38 @@ Examples:
 @click.command("eval", epilog=EPILOG, short_help="Score predictions that were made elsewhere.")
 @click.argument("predictions", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @dataset_options
-@click.option("--name", default="external", show_default=True, help="What records call the method.")
-@click.option("--title", default="", metavar="TEXT", help="The method's full name.")
-@click.option("--paper", default="", metavar="TEXT", help="Where it is published.")
+@click.option("--name", default="external", show_default=True, help="Name of the method, in records.")
+@click.option("--title", default="", metavar="TEXT", help="Full name of the method.")
+@click.option("--paper", default="", metavar="TEXT", help="Address of the paper.")
 @click.option(
     "--ingredient",
     "ingredients",
     type=click.Choice(list(INGREDIENTS)),
     multiple=True,
-    help="What else than unlabeled pixels went in. May be repeated.",
+    help="Ingredient other than unlabeled pixels, such as depth-supervision. May be repeated.",
 )
 @click.option(
     "--labels-used",
     multiple=True,
     metavar="WHAT",
-    help="Declare label use, e.g. 'tuning'; such rows are not ranked.",
+    help="Declare that labels were used, and for what, such as tuning; such rows are not ranked.",
 )
 @click.option(
     "--backbone",
     default=NO_BACKBONE,
     show_default=True,
     metavar="NAME",
-    help="The backbone in whose tables the row stands.",
+    help="Backbone whose tables the row belongs to.",
 )
 @click.option(
-    "--patch", type=click.IntRange(1), help="Side of its patch, which chooses the protocol. Default: its own."
+    "--patch",
+    type=click.IntRange(1),
+    help="Patch size of the backbone, which chooses the protocol. Default: the backbone's own.",
 )
 @click.option(
     "--protocol",
     metavar="NAME",
-    help="Its geometry, CRF and scoring rules are used. Default: the one for the patch, or stego320@2.",
+    help="Protocol, for geometry, CRF and scoring. Default: the one for the patch size, or stego320@2.",
 )
 @click.option(
     "--train-predictions",
@@ -67,19 +69,23 @@ Examples:
     metavar="DIR",
     help="Predictions for the training images, whose labels name the clusters under match_on=train.",
 )
-@click.option("--clusters", type=click.IntRange(1), help="K. Default: as the predictions have it.")
+@click.option(
+    "--clusters", type=click.IntRange(1), help="Number of clusters K. Default: as in the predictions."
+)
 @click.option(
     "--scores",
     type=click.Choice(["logits", "probabilities"]),
     default="logits",
     show_default=True,
-    help="What score arrays hold.",
+    help="What the arrays of scores hold.",
 )
-@click.option("--alpha", type=float, help="Temperature of logits. Default: the protocol's.")
+@click.option("--alpha", type=float, help="Scale of logits before the softmax. Default: the protocol's.")
 @workers_option
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the method's run.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N images, evenly spaced.")
-@out_option("Where the record goes. Default: results.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the method's run."
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use at most N images, evenly spaced.")
+@out_option("Results folder. Default: results.")
 @common
 def command(
     registry: Registry,

@@ -52,47 +52,58 @@ def _numbers(command: Any) -> Any:
 
 @click.command("features", epilog=EPILOG, short_help="Measure the features of backbones.")
 @click.argument("backbones", nargs=-1, metavar="BACKBONE...")
-@click.option("--dataset", metavar="NAME", help="uss-bench ls datasets")
+@click.option("--dataset", metavar="NAME", help="Dataset (uss-bench ls datasets).")
 @click.option(
-    "--plan", type=PATH, metavar="FILE", help="Measure what a TOML file names, in place of options but --out."
+    "--plan",
+    type=PATH,
+    metavar="FILE",
+    help="Measure what this TOML file describes, instead of options other than --out.",
 )
 @data_options
-@click.option("--weights", type=PATH, metavar="FILE", help="Weights, of one backbone.")
-@click.option("--backbone-name", metavar="NAME", help="What to call the backbone with these weights.")
-@click.option("--protocol", metavar="NAME", help="What is scored. Default: stego320@2, or stego322@2.")
+@click.option("--weights", type=PATH, metavar="FILE", help="Weights file; with one backbone only.")
+@click.option("--backbone-name", metavar="NAME", help="Name of the backbone with these weights, in records.")
+@click.option(
+    "--protocol",
+    metavar="NAME",
+    help="Evaluation protocol (uss-bench ls protocols). Default: stego320@2; stego322@2 for patch 14.",
+)
 @click.option(
     "--training",
     "training_pairs",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Of the training images, as of uss-bench run.",
+    help="How training images are read, as in uss-bench run.",
 )
-@click.option("--limit", type=COUNT, metavar="N", help="At most N images of each split.")
+@click.option("--limit", type=COUNT, metavar="N", help="Use at most N images of each split.")
 @click.option(
     "--measure",
     "measures",
     multiple=True,
     type=click.Choice(MEASURES),
-    help="What is measured. May be repeated. Default: all.",
+    help="Measure only this. May be repeated. Default: all.",
 )
-@click.option("--clusters", metavar="K,K,…", help="Of over-clustering. Default: C, 2C, 100, 300, 500.")
-@click.option("--pca-dims", metavar="k,k,…", default="64", show_default=True, help="What pca keeps.")
 @click.option(
-    "--low-shot", metavar="n,n,…", help="Also learn from 1/n of the labeled images; published: 8,64,128."
+    "--clusters", metavar="K,K,…", help="Cluster counts of over-clustering. Default: C, 2C, 100, 300, 500."
+)
+@click.option(
+    "--pca-dims", metavar="k,k,…", default="64", show_default=True, help="Dimensions that PCA keeps."
+)
+@click.option(
+    "--low-shot", metavar="n,n,…", help="Also train on 1/n of the labeled images; published: 8,64,128."
 )
 @click.option("--blocks", metavar="i,i,…", help="Measure the tokens of these blocks, or of 'all'.")
 @_numbers
-@click.option("--seeds", default=1, show_default=True, type=COUNT, help="How many seeds.")
-@click.option("--seed", default=0, show_default=True, type=SEED, help="The first seed.")
+@click.option("--seeds", default=1, show_default=True, type=COUNT, help="Number of seeds, from --seed.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="First seed.")
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
 )
-@click.option("--force", is_flag=True, help="Measure again what has a record.")
+@click.option("--force", is_flag=True, help="Measure again even if there is a record.")
 @click.option(
-    "--taxonomy", metavar="NAME", help="Score under other classes of the data set: uss-bench info DATASET."
+    "--taxonomy", metavar="NAME", help="Score under other classes of the dataset (uss-bench info DATASET)."
 )
 @device_option
-@out_option("Where the measures are written. Default: results.")
+@out_option("Results folder. Default: results.")
 @common
 def command(
     registry: Registry,

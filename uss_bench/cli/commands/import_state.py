@@ -27,7 +27,7 @@ Examples:
 @request_options
 @device_option
 @workers_option
-@out_option("Where the record goes. Default: results.")
+@out_option("Results folder. Default: results.")
 @common
 def command(
     registry: Registry,

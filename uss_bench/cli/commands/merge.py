@@ -29,7 +29,7 @@ Examples:
     required=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
 )
-@out_option("Where the joined results go. Default: results.")
+@out_option("Folder for the joined results. Default: results.")
 @click.option("--dry-run", is_flag=True, help="List what would be copied; copy nothing.")
 @common
 @click.pass_context

@@ -29,7 +29,7 @@ Examples:
     type=DIR,
     default=".",
     metavar="DIR",
-    help="Where the folder goes. Default: here.",
+    help="Parent of the new folder. Default: the current folder.",
 )
 @common
 def command(registry: Registry, what: Any, name: str, parent: Path) -> None:

@@ -27,7 +27,13 @@ _OPACITY = 0.6
 
 
 @click.command("predict", short_help="Label any folder of images with a recorded run.")
-@click.option("--record", "record_name", required=True, metavar="ID", help="A record's id or path.")
+@click.option(
+    "--record",
+    "record_name",
+    required=True,
+    metavar="ID",
+    help="The record: its path, or the start of its id.",
+)
 @click.option(
     "--images",
     "folder",
@@ -41,14 +47,14 @@ _OPACITY = 0.6
     default="folder",
     show_default=True,
     metavar="NAME",
-    help="The dataset plugin that reads the folder.",
+    help="Dataset plugin that reads the folder.",
 )
 @click.option(
     "--out",
     required=True,
     type=DIR,
     metavar="DIR",
-    help="Where the label maps go.",
+    help="Folder for the label maps.",
 )
 @click.option(
     "--results",
@@ -56,18 +62,20 @@ _OPACITY = 0.6
     show_default=True,
     type=PATH,
     metavar="DIR",
-    help="Where to look for the record.",
+    help="Folder in which to find the record.",
 )
-@click.option("--backbone", metavar="NAME", help="The record's backbone. Default: that of its command.")
+@click.option("--backbone", metavar="NAME", help="Backbone of the record. Default: as in its command.")
 @click.option(
     "--weights",
     type=PATH,
     metavar="FILE",
-    help="The weights that the record was made with. Default: as in its command.",
+    help="Weights file. Default: as in the record's command.",
 )
-@aux_option("Maps of the images' sizes that the method reads as channel NAME.")
+@aux_option(
+    "Folder of maps, such as depth, that the method reads as channel NAME; one per image, of its size."
+)
 @click.option(
-    "--overlay", is_flag=True, help="Also write each image under the colors of its classes, as JPEG."
+    "--overlay", is_flag=True, help="Also write each image with its classes drawn over it, as JPEG."
 )
 @click.option("--crf/--no-crf", default=True, show_default=True, help="Refine with the dense CRF.")
 @workers_option

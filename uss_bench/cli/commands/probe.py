@@ -28,35 +28,47 @@ Examples:
 
 @click.command("probe", epilog=EPILOG, short_help="Train a linear probe; it uses labels.")
 @click.argument("record", required=False)
-@click.option("--dataset", metavar="NAME", help="uss-bench ls datasets. Default: as in the record's command.")
-@click.option("--root", type=PATH, metavar="DIR", help="Where the dataset lies.")
-@click.option("--classes", metavar="FILE", help="Classes file of a `folder` dataset, or its name.")
+@click.option("--dataset", metavar="NAME", help="Dataset (uss-bench ls datasets). Default: the record's.")
+@click.option("--root", type=PATH, metavar="DIR", help="The dataset's folder.")
 @click.option(
-    "--data", "data_pairs", multiple=True, metavar="KEY=VALUE", help="Another option of the dataset."
+    "--classes", metavar="FILE", help="Classes of a `folder` dataset: a file, or a known name such as camvid."
 )
-@click.option("--backbone", metavar="NAME", help="The frozen features to probe, or RECORD's network.")
-@click.option("--weights", type=PATH, metavar="FILE", help="Weights of the backbone.")
-@click.option("--backbone-name", metavar="NAME", help="Without RECORD: what to call this backbone.")
-@click.option("--protocol", metavar="NAME", help="Without RECORD: default stego320@2, or stego322@2.")
+@click.option(
+    "--data",
+    "data_pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other option of the dataset (uss-bench info DATASET). May be repeated.",
+)
+@click.option("--backbone", metavar="NAME", help="Backbone whose features to probe, or RECORD's own.")
+@click.option("--weights", type=PATH, metavar="FILE", help="Weights file of the backbone.")
+@click.option(
+    "--backbone-name", metavar="NAME", help="Without RECORD: name of the backbone with these weights."
+)
+@click.option(
+    "--protocol",
+    metavar="NAME",
+    help="Without RECORD: evaluation protocol. Default: stego320@2; stego322@2 for patch 14.",
+)
 @click.option(
     "--training",
     "training_pairs",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Without RECORD: of the training images, as of uss-bench run.",
+    help="Without RECORD: how training images are read, as in uss-bench run.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1), metavar="N", help="Without RECORD: at most N images a split."
+    "--limit", type=click.IntRange(1), metavar="N", help="Without RECORD: use at most N images of each split."
 )
 @click.option("--steps", default=1000, show_default=True, type=click.IntRange(1), help="Steps of Adam.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Items per step.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images per step.")
 @click.option(
     "--lr", default=5e-3, show_default=True, type=FiniteRange(0, min_open=True), help="Learning rate."
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the probe.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the probe.")
 @device_option
 @workers_option
-@out_option("Where records lie, and probes of features go. Default: results.")
+@out_option("Results folder, also for probes of features. Default: results.")
 @common
 def command(
     registry: Registry,

@@ -32,7 +32,7 @@ def command() -> None:
     metavar="DIR",
     help="Folder of plan.toml and the golden results.",
 )
-@click.option("--update", is_flag=True, help="Write what is measured now as the golden results.")
+@click.option("--update", is_flag=True, help="Replace the golden results by what is measured now.")
 @common
 def golden(registry: Registry, folder: Path, update: bool) -> None:
     """Repeat a few small runs and compare their counts with the golden ones.
@@ -77,14 +77,14 @@ def golden(registry: Registry, folder: Path, update: bool) -> None:
     type=DIR,
     multiple=True,
     metavar="DIR",
-    help="Where the records are; may be repeated. Default: leaderboards/records.",
+    help="Folder of records. May be repeated. Default: leaderboards/records.",
 )
 @click.option(
     "--known",
     "ledger",
     type=FILE,
     metavar="FILE",
-    help="Deviations that were looked into. Default: leaderboards/known.toml, where there is one.",
+    help="File of known deviations. Default: leaderboards/known.toml, if it exists.",
 )
 @common
 def claims(registry: Registry, folders: tuple[Path, ...], ledger: Path | None) -> None:

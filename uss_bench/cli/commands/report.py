@@ -23,7 +23,7 @@ Examples:
     required=True,
     type=FILE,
     metavar="FILE",
-    help="The page: .html, in one file, or .md, with a folder of pictures.",
+    help="Page to write: .html (one file), or .md (with a folder of pictures).",
 )
 @records_option
 @common

@@ -37,7 +37,7 @@ Examples:
     "--out",
     type=DIR,
     metavar="DIR",
-    help="Keep the new record there. Default: it is compared and thrown away.",
+    help="Keep the new record in this folder. Default: compare it, then delete it.",
 )
 @click.option(
     "--records",
@@ -46,27 +46,27 @@ Examples:
     default="results",
     show_default=True,
     metavar="DIR",
-    help="Where a record is looked for by its id.",
+    help="Folder in which to find a record by its id.",
 )
 @click.option(
     "--root",
     type=PATH,
     metavar="DIR",
-    help="Where the dataset lies now. Default: as in the record's command.",
+    help="The dataset's folder on this machine. Default: as in the record's command.",
 )
 @click.option(
     "--weights",
     type=PATH,
     metavar="FILE",
-    help="Where the weights lie now. Default: as in the record's command.",
+    help="Weights file on this machine. Default: as in the record's command.",
 )
-@aux_option("Where the maps of a channel lie now. Default: as in the record's command.")
+@aux_option("Folder of a channel's maps on this machine. Default: as in the record's command.")
 @click.option("--device", help="cpu, cuda, … Default: as in the record's command.")
 @workers_option
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Threads of torch, which may move last bits. Default: as in the record's command.",
+    help="Torch threads; the last bits of results depend on it. Default: as in the record's command.",
 )
 @common
 def command(

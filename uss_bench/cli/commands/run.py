@@ -35,13 +35,17 @@ Examples:
 
 @click.command("run", epilog=EPILOG, short_help="Train, predict, refine, match, score and record.")
 @click.option(
-    "--method", "methods", multiple=True, metavar="NAME", help="uss-bench ls methods. May be repeated."
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Method to run (uss-bench ls methods). May be repeated.",
 )
 @click.option(
     "--plan",
     type=FILE,
     metavar="FILE",
-    help="What to run, as a TOML file says (docs/launchers.md), in place of options.",
+    help="Run what this TOML file describes, instead of options (docs/launchers.md).",
 )
 @experiment_options(seeds=1, several=True)
 @common

@@ -29,26 +29,26 @@ Examples:
     type=DIR,
     default="results",
     metavar="DIR",
-    help="Where the records lie. Default: results.",
+    help="Folder of records. Default: results.",
 )
 @click.option(
     "--columns",
     metavar="A,B,…",
-    help="Only these columns of the data: label, dataset, seed, refinement, miou, params, path, …",
+    help="Show only these columns: label, dataset, seed, refinement, miou, params, path, …",
 )
 @click.option(
     "--taxonomy",
     metavar="NAME",
-    help="Score their counts under other classes of their dataset, such as cityscapes7.",
+    help="Score under other classes of the dataset, such as cityscapes7.",
 )
-@click.option("--per-class", is_flag=True, help="A row for each class, with IoU, precision and recall.")
+@click.option("--per-class", is_flag=True, help="Show a row for each class, with IoU, precision and recall.")
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["text", "csv", "json"]),
     default="text",
     show_default=True,
-    help="How to print.",
+    help="Output format.",
 )
 @common
 def command(

@@ -24,9 +24,9 @@ Examples:
 
 @click.command("status", epilog=EPILOG, short_help="Show how far plans of many cells are.")
 @click.argument("plan", required=False, metavar="[PLAN]")
-@out_option("The results folder of the plans. Default: results.")
-@click.option("--all", "everything", is_flag=True, help="Show the cells of finished plans, too.")
-@click.option("--cancel", is_flag=True, help="Cancel what a launcher has queued or running for PLAN.")
+@out_option("Results folder of the plans. Default: results.")
+@click.option("--all", "everything", is_flag=True, help="Include the cells of finished plans.")
+@click.option("--cancel", is_flag=True, help="Cancel the queued and running cells of PLAN.")
 @common
 def command(registry: Registry, plan: str | None, out: Path, everything: bool, cancel: bool) -> None:
     """Show the cells of all plans that were started with --out, or of those whose name begins with PLAN.

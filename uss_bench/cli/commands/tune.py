@@ -33,9 +33,9 @@ MOST_SETTINGS = 64
     multiple=True,
     required=True,
     metavar="KEY=V1,V2,…",
-    help="Values of a parameter; with several parameters, every combination. May be repeated.",
+    help="Values of a parameter to try; with several parameters, every combination. May be repeated.",
 )
-@click.option("--show-scores", is_flag=True, help="Show also what labels say; nothing is chosen by it.")
+@click.option("--show-scores", is_flag=True, help="Also show scores by labels; they are not used to choose.")
 @experiment_options(seeds=3)
 @common
 def command(

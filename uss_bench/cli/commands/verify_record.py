@@ -28,13 +28,15 @@ Examples:
     default="results",
     show_default=True,
     metavar="DIR",
-    help="Where a record is looked for by its id.",
+    help="Folder in which to find a record by its id.",
 )
-@click.option("--dataset", metavar="NAME", help="The dataset plugin. Default: as in the record's command.")
+@click.option("--dataset", metavar="NAME", help="Dataset plugin. Default: as in the record's command.")
 @data_options
-@click.option("--weights", type=PATH, metavar="FILE", help="Where the weights lie. Default: as there.")
-@click.option("--backbone", metavar="NAME", help="The record's backbone. Default: as there.")
-@aux_option("Where the maps of a channel lie. Default: as there.")
+@click.option(
+    "--weights", type=PATH, metavar="FILE", help="Weights file. Default: as in the record's command."
+)
+@click.option("--backbone", metavar="NAME", help="Backbone of the record. Default: as in its command.")
+@aux_option("Folder of a channel's maps. Default: as in the record's command.")
 @device_option
 @workers_option
 @common

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from uss_bench.results.record import Refinement
     from uss_bench.results.selection import Query
 
-_seed = click.option("--seed", type=click.IntRange(0), help="Which seed. Default: each method's first.")
+_seed = click.option("--seed", type=click.IntRange(0), help="Seed to draw. Default: each method's first.")
 
 
 @click.command("panels", short_help="Draw predictions of several methods on the same images.")
 @common
-@click.option("--count", type=click.IntRange(1, 12), default=8, show_default=True, help="Images at most.")
+@click.option(
+    "--count", type=click.IntRange(1, 12), default=8, show_default=True, help="Draw at most this many images."
+)
 @click.option("--maps", type=click.Choice(["raw", "crf", "both"]), default="crf", show_default=True)
 @_seed
 @selection(opened=True)
@@ -73,11 +75,23 @@ def panels(
 @click.command("embedding", short_help="Draw a t-SNE of the codes of test patches.")
 @common
 @device_option
-@click.option("--points", type=click.IntRange(100), default=2000, show_default=True, help="Patches at most.")
-@click.option("--images", type=click.IntRange(1), default=20, show_default=True, help="To take them from.")
+@click.option(
+    "--points",
+    type=click.IntRange(100),
+    default=2000,
+    show_default=True,
+    help="Draw at most this many patches.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Take patches from this many images.",
+)
 @_seed
-@click.option("--weights", type=PATH, metavar="FILE", help="The weights of the records.")
-@click.option("--backbone", metavar="NAME", help="The backbone, where a record's name does not lead to it.")
+@click.option("--weights", type=PATH, metavar="FILE", help="Weights file of the records' backbone.")
+@click.option("--backbone", metavar="NAME", help="Backbone, if the record's name does not lead to it.")
 @selection(opened=True)
 @dataset_options
 def embedding(
