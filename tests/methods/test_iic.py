@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
@@ -189,15 +190,20 @@ def test_what_is_too_small_is_told_with_a_way_out():
 # --- Textures ------------------------------------------------------------------------------------
 
 
-def textures(root: Path) -> dict[str, Any]:
-    """Write scenes of two textures: checks of random brightness, which stand out, with a tint by class."""
+def textures(root: Path, check: int = 4) -> dict[str, Any]:
+    """Write scenes of two textures: checks of random brightness, which stand out, with a tint by class.
+
+    Args:
+        check: side of a check, in pixels.
+    """
     for split, numbers in (("train", range(24)), ("test", range(100, 108))):
         for number in numbers:
             rng = np.random.default_rng(number)
             rows, columns = np.mgrid[:48, :48]
             angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(-6, 6)
             label = (rows - 24) * np.sin(angle) + (columns - 24) * np.cos(angle) > shift
-            checks = rng.choice([-50.0, 50.0], (12, 12)).repeat(4, axis=0).repeat(4, axis=1)
+            bright = rng.permutation(np.resize([-50.0, 50.0], (48 // check) ** 2)).reshape(48 // check, -1)
+            checks = bright.repeat(check, axis=0).repeat(check, axis=1)
             tint = np.where(label, 15, -15)
             image = 128 + checks[..., None] + np.stack([tint, 0 * tint, -tint], axis=2)
             image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
@@ -233,6 +239,21 @@ def test_the_entropy_of_classes_keeps_them_apart(run, tmp_path):
     data = textures(tmp_path / "textures")
     assert texture_accuracy(run, data, half_window=8) > 80
     assert texture_accuracy(run, data, half_window=8, entropy_weight=0.0, entropy_weight_over=0.0) < 60
+
+
+@pytest.mark.slow
+def test_without_the_window_what_stands_out_hides_the_classes(run, tmp_path):
+    """Brightness says all of a place and nothing of one 12 pixels away; the tint says something of both.
+
+    On seeds that the world was not chosen on.
+    """
+    data = textures(tmp_path / "textures", check=8)
+    seeds = (5, 6, 7)
+    whole = [texture_accuracy(run, data, seed, half_window=12) for seed in seeds]
+    without = [texture_accuracy(run, data, seed, half_window=0) for seed in seeds]
+    assert min(whole) > 80
+    assert mean(whole) > mean(without) + 5
+    assert sum(one > other + 5 for one, other in zip(whole, without, strict=True)) >= 2
 
 
 # --- Whole runs ----------------------------------------------------------------------------------
