@@ -181,6 +181,18 @@ def test_show_prints_every_format(command, records, kind, start):
     assert "beta" in said.out
 
 
+def test_latex_of_several_datasets_ends_with_one_table_over_them(command, records):
+    for place in ("harbor", "forest"):
+        write_runs(records, "alpha", 0.4, dataset=place)
+    asked = ("--dataset", "town", "--dataset", "harbor", "--format", "latex")
+    said = command("board", "show", "--records", records, *asked)
+    assert said.code == 0
+    assert "forest" not in said.out
+    overview = said.out.partition("% all datasets")[2]
+    assert "{town}" in overview
+    assert "{harbor}" in overview
+
+
 def test_an_unknown_dataset_gets_the_nearest_name(command, records):
     said = command("board", "show", "--records", records, "--dataset", "twn")
     assert said.code == 2

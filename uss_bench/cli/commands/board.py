@@ -110,7 +110,13 @@ def build(
 @records_option
 @_claims
 @label_option
-@click.option("--dataset", metavar="NAME", help="Only tables of this dataset.")
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    metavar="NAME",
+    help="Only tables of this dataset. May be repeated.",
+)
 @click.option("--backbone", metavar="NAME", help="Only tables of this backbone.")
 @click.option("--protocol", metavar="NAME", help="Only tables of this protocol, by name or hash.")
 @click.option(
@@ -127,16 +133,19 @@ def show(
     folders: tuple[Path, ...],
     claims: Path | None,
     labels: tuple[str, ...],
-    dataset: str | None,
+    datasets: tuple[str, ...],
     backbone: str | None,
     protocol: str | None,
     kind: str,
 ) -> None:
-    """Print tables: best row first, floors last."""
+    """Print tables: best row first, floors last.
+
+    LaTeX of several datasets ends with one table over all of them, in the layout of papers.
+    """
     from uss_bench.board import latex, markdown, sheets, terminal
 
     boards, skipped = _boards(
-        folders, claims, registry, labels, dataset=dataset, protocol=protocol, backbone=backbone
+        folders, claims, registry, labels, datasets=datasets, protocol=protocol, backbone=backbone
     )
     warn_skipped(skipped)
     if kind == "latex":
@@ -162,7 +171,7 @@ def _boards(
     registry: Registry,
     labels: Sequence[str],
     *,
-    dataset: str | None = None,
+    datasets: Sequence[str] = (),
     protocol: str | None = None,
     backbone: str | None = None,
 ) -> tuple[list[Board], list[str]]:
@@ -184,7 +193,8 @@ def _boards(
     try:
         found = gather(entries)
         if found:
-            found = choose(found, dataset=dataset, protocol=protocol)
+            wanted = dict.fromkeys(datasets) or [None]
+            found = [one for name in wanted for one in choose(found, dataset=name, protocol=protocol)]
         if found and backbone is not None:
             chosen = choose(found, backbone=backbone)
             tables = {one.table for one in chosen}
