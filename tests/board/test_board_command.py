@@ -183,7 +183,8 @@ def test_show_prints_every_format(command, records, kind, start):
 
 def test_latex_of_several_datasets_ends_with_one_table_over_them(command, records):
     for place in ("harbor", "forest"):
-        write_runs(records, "alpha", 0.4, dataset=place)
+        for method in ("alpha", "gamma"):
+            write_runs(records, method, 0.4, dataset=place)
     asked = ("--dataset", "town", "--dataset", "harbor", "--format", "latex")
     said = command("board", "show", "--records", records, *asked)
     assert said.code == 0
