@@ -158,7 +158,7 @@ def test_with_one_seed_a_side_only_images_are_said_to_be_needed(compare, records
     records("good", 1)
     records("twins", 1)
     said = compare("good", "twins")
-    assert "Both sides have one seed" in said.out
+    assert "A and B have one seed" in said.out
     (needed,) = re.findall(r"mIoU, raw: .* would need about ([\d,]+) images\.", said.out)
     assert int(needed.replace(",", "")) > 40
 

@@ -265,10 +265,10 @@ def _noted(difference: Difference | None, few: bool) -> Difference:
 
 def _notes(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> list[str]:
     notes = []
-    single = [name for name, side in (("a", a), ("b", b)) if len(side) == 1]
+    single = [name for name, side in (("A", a), ("B", b)) if len(side) == 1]
     if single:
-        whose = "Both sides have" if len(single) == 2 else f"Side {single[0]} has"
-        notes.append(f"{whose} one seed: how far training by another seed moves it is left out.")
+        whose = "A and B have" if len(single) == 2 else f"{single[0]} has"
+        notes.append(f"{whose} one seed: the interval leaves out what another seed would change.")
     with_class = a[0].any(axis=1).sum(axis=0)
     rarest = int(with_class[with_class > 0].min(initial=len(a[0])))
     if too_few(a[0], "miou"):

@@ -29,6 +29,7 @@ Examples:
   uss-bench audit habits --records leaderboards/records
   uss-bench audit backbones --records leaderboards/records
   uss-bench audit criteria --records results
+  uss-bench audit pair 5d1735f1 207335fb --records leaderboards/records
   uss-bench audit records --records leaderboards/records
 """
 
@@ -204,6 +205,26 @@ def backbones(registry: Registry, folders: tuple[Path, ...], form: str) -> None:
             hint="Run some: uss-bench run --method A --method B --backbone X --backbone Y --dataset NAME.",
         )
     click.echo(backbones_text(found, markdown=form == "md"))
+
+
+@command.command("pair", short_help="Show why the numbers of two records differ.")
+@click.argument("a")
+@click.argument("b")
+@records_option
+@common
+def pair(registry: Registry, a: str, b: str, folders: tuple[Path, ...]) -> None:
+    """Show all in which records A and B differ, and their scores.
+
+    A and B are paths, or the starts of ids. "Another input" makes two experiments of them; code of the
+    method, versions and machine may move numbers of the same experiment. Whether the scores differ by more
+    than chance is for `uss-bench compare A B`.
+    """
+    from uss_bench.cli.output.rerun import pair_text
+    from uss_bench.results.differences import differences
+    from uss_bench.results.files import find_record, read_record
+
+    first, second = (read_record(find_record(text, list(folders))) for text in (a, b))
+    click.echo(pair_text(first, second, differences(first, second.cell, second.environment)))
 
 
 @command.command("records", short_help="Check records and claims for consistency.")
