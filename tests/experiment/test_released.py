@@ -81,7 +81,7 @@ def asked(method: str, random_vit: dict[str, Any], **more: Any) -> CellSpec:
     return CellSpec(method=method, dataset="tiny", **{**vit, **sides, **more})
 
 
-@pytest.fixture(params=["stego", "smooseg"])
+@pytest.fixture(params=["stego", "smooseg", "depthg"])
 def official(request: pytest.FixtureRequest) -> Official:
     return Official(request.param)
 
