@@ -48,12 +48,18 @@ class ImageFeatures(MemoryFeatures):
 
 
 class Pixelwise(nn.Module):
-    """Class probabilities (B, K, H, W) of each pixel by itself."""
+    """Class probabilities (B, K, H, W) of each pixel by itself, which are nearly uniform at first.
+
+    So what is told by most pairs of places grows first, and not what the first weights happen to prefer.
+    """
 
     def __init__(self, over_clusters: int, clusters: int) -> None:
         super().__init__()
         self.trunk = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
         self.heads = nn.ModuleDict({"over": nn.Conv2d(8, over_clusters, 1), "own": nn.Conv2d(8, clusters, 1)})
+        for head in self.heads.values():
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
 
     def forward(self, images: Tensor, head: str) -> Tensor:
         logits: Tensor = self.heads[head](self.trunk(images))
