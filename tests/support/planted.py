@@ -23,14 +23,19 @@ MERGED = PROTOCOL.replace("]", ",extra_clusters=merge]")
 """For more clusters than classes: extra ones are merged, and the luck of k-means' start matters little."""
 
 
-def trained(run: Run, method: str, variant: str = "all", *, seed: int = 0, **params: Any) -> Entry:
-    """Return the run of a method in the planted world."""
-    return run(method, "planted", seed=seed, **_cell(variant, params))
+def trained(
+    run: Run, method: str, variant: str = "all", *, seed: int = 0, backbone: str | None = None, **params: Any
+) -> Entry:
+    """Return the run of a method in the planted world, on the network that goes with it or on another one."""
+    cell = _cell(variant, params)
+    return run(method, "planted", seed=seed, **cell | {"backbone": backbone or cell["backbone"]})
 
 
-def accuracy(run: Run, method: str, variant: str = "all", *, seed: int = 0, **params: Any) -> float:
+def accuracy(
+    run: Run, method: str, variant: str = "all", *, seed: int = 0, backbone: str | None = None, **params: Any
+) -> float:
     """Return the accuracy in percent, without a CRF, of a method's last state in the planted world."""
-    entry = trained(run, method, variant, seed=seed, **params)
+    entry = trained(run, method, variant, seed=seed, backbone=backbone, **params)
     assert entry.record.last is not None
     assert entry.record.last.raw.accuracy is not None
     return entry.record.last.raw.accuracy

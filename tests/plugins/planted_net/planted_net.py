@@ -1,7 +1,8 @@
 """A differentiable stand-in for a ViT of three blocks, whose features of the planted world are known.
 
 The chroma of a patch's mean color gives a soft class, the class a fixed direction, and the pixels' deviations
-from the patch's mean give Gaussian noise. Attention logits are the agreement of soft classes.
+from the patch's mean give Gaussian noise. Attention logits are the agreement of soft classes. The class token
+pays the same to all patches, and is their mean.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class PlantedNet:
         brightness: add a large direction that follows the brightness of a patch.
         faint: add a large direction that follows the grain of a patch, and bring e and f closer.
         quiet: bring e and f close: a direction without noise tells them apart, but hardly changes a cosine.
+        attentive: compute the class token from the last attention, to which it then has a gradient.
         positions: ignored, there is no position embedding.
         weights: must be None.
     """
@@ -67,6 +69,7 @@ class PlantedNet:
         brightness: bool = False,
         faint: bool = False,
         quiet: bool = False,
+        attentive: bool = False,
         positions: str = "dino",
         weights: Path | None = None,
     ) -> None:
@@ -83,6 +86,7 @@ class PlantedNet:
             directions[5] = directions[4] + _QUIET * silent
         self._directions = directions
         self._nuisance = F.normalize(torch.randn(DIM, generator=generator), dim=0)
+        self._attentive = attentive
         self._gain = _BRIGHTNESS if brightness else 0.0
         self._noise = torch.randn(BLOCKS, 3 * PATCH**2, DIM, generator=generator) / (3 * PATCH**2) ** 0.5
         self._noise[BLOCKS - 1] = self._noise[BLOCKS - 2]  # the last block adds no noise of its own
@@ -99,7 +103,7 @@ class PlantedNet:
         )
         self.sha256 = hashlib.sha256(
             f"planted-net 1 {merged} {brightness and _BRIGHTNESS}"
-            f"{' faint' * faint}{' quiet' * quiet}".encode()
+            f"{' faint' * faint}{' quiet' * quiet}{' attentive' * attentive}".encode()
         ).hexdigest()
 
     def to(self, device: torch.device) -> PlantedNet:
@@ -110,7 +114,14 @@ class PlantedNet:
     def __call__(self, images: Tensor, facets: Sequence[str], *, grad: bool = False) -> dict[str, Tensor]:
         """Return `facets` of `images`, float32 (B, 3, H, W) in [0, 1]."""
         with torch.set_grad_enabled(grad):
-            return {facet: self._facet(images, facet) for facet in facets}
+            found = {facet: self._facet(images, facet) for facet in facets}
+            if self._attentive and "cls" in found:
+                attention = found.get("attention", self._attention(images, "attention"))
+                if grad:
+                    attention.requires_grad_()
+                paid = attention[:, :, 0, 1:].mean(dim=1)
+                found["cls"] = torch.einsum("bp,bdp->bd", paid, self._tokens(images, BLOCKS).flatten(2))
+            return found
 
     def trainable(self, last_blocks: int | None = 1) -> TrainablePart:
         if last_blocks != 1:
