@@ -48,7 +48,7 @@ def compare_golden(golden: Golden, measured: Golden, tolerance: Tolerance) -> li
     for name in {**golden.results, **measured.results}:
         before, after = golden.results.get(name), measured.results.get(name)
         if before and after:
-            found.append(_compare(name, before, after, None if exact else tolerance))
+            found.append(_compare(name, before, after, None if exact else tolerance.of(name)))
         elif known := before or after:
             text = "the plan lacks it" if before else "the plan has it, and the golden files do not"
             found.append(GoldenCheck(name, known[0].cell.method.name, True, 1.0, 0.0, 0.0, (text,)))
