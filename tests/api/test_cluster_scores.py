@@ -162,3 +162,11 @@ def test_processes_add_up_their_counts(tmp_path):
     whole.update(*maps(4))
     for rank in range(2):
         assert np.array_equal(np.load(tmp_path / f"{rank}.npy"), whole.counts)
+
+
+@pytest.mark.parametrize("rule", ["matching", "extra_clusters", "absent_classes"])
+def test_a_rule_that_does_not_exist_is_refused_and_gives_no_number(rule):
+    scores = ClusterScores(classes=2)
+    scores.update(np.array([[0, 1]]), np.array([[0, 1]]))
+    with pytest.raises(UsageError, match=f"{rule} = 'many_to_one' is none of "):
+        scores.compute(**{rule: "many_to_one"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -110,9 +110,16 @@ class ClusterScores:
             absent_classes: whether a class without a pixel is left out of the mean, or counts as zero.
 
         Raises:
-            UsageError: when nothing was counted.
+            UsageError: when nothing was counted, or for a rule that does not exist.
         """
         self._check_counted()
+        for name, value, rules in (
+            ("matching", matching, Matching),
+            ("extra_clusters", extra_clusters, ExtraClusters),
+            ("absent_classes", absent_classes, AbsentClasses),
+        ):
+            if value not in get_args(rules):
+                raise UsageError(f"{name} = {value!r} is none of {', '.join(get_args(rules))}.")
         return score(
             self._total, matching=matching, extra_clusters=extra_clusters, absent_classes=absent_classes
         )
